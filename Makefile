@@ -1,0 +1,64 @@
+# Two commands matter: `make run` and `make test`. Both call `make install`, and both may be repeated.
+#
+# Debian's python3 is 3.11, the version that pypcap's sdist builds on; another 3.11 can be named: make PYTHON=...
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint system system-test clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11) $(shell command -v python3.11))
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+# What pypcap is compiled with, and what the tests drive. dpkg-query decides, so a machine that has them needs no root.
+SYSTEM := gcc libc6-dev libpcap-dev python3-dev python3-venv
+SYSTEM_TEST := ethtool grep iproute2 nftables openssl procps tcpdump tcpreplay tshark util-linux
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
+
+# $(1): packages. Installs those that dpkg does not know as installed.
+define apt
+	@missing=""; for p in $(1); do \
+	  dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q ' installed$$' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then echo "installing with apt-get:$$missing"; \
+	  $(SUDO) apt-get update -qq && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+endef
+
+system:
+	$(call apt,$(SYSTEM))
+
+system-test: system
+	$(call apt,$(SYSTEM_TEST))
+
+install: system $(VENV)/.installed  ## make .venv with the sensor and the vSensor
+
+$(VENV)/bin/python:
+	@if [ -n "$(PYTHON)" ]; then py="$(PYTHON)"; else py=/usr/bin/python3.11; fi; \
+	"$$py" -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "installing ossensor into $(VENV)"
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[vsensor]'
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml $(VENV)/.installed
+	@echo "installing the test tools into $(VENV)"
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[vsensor,test]'
+	@touch $@
+
+run: install  ## a local vSensor and the sensor against it, until Ctrl-C
+	@$(BIN)/python deploy/local/run.py
+
+lint: system-test install $(VENV)/.installed-test
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+test: lint  ## lint, types, and every test; in a user namespace where there is no root
+	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest $(PYTEST_ARGS); \
+	elif unshare -rnm true 2>/dev/null; then unshare -rnm $(BIN)/pytest $(PYTEST_ARGS); \
+	else $(BIN)/pytest $(PYTEST_ARGS); fi
+
+clean:  ## remove what the targets above made
+	rm -rf $(VENV) .run build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Capture engines behind one small interface, and the kernel filters in front of them."""

@@ -1,0 +1,159 @@
+"""Version 1 of the protocol between sensor and vSensor: paths, field names, limits and the table of refusals.
+
+Both sides import this module and nothing else of each other, so a limit cannot differ between them. The text for
+people who write another vSensor is docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote
+
+CONTENT_TYPE: Final = "application/x-pcapng"
+
+# Signed fields of ours. Everything that begins with the prefix must be covered by the signature (signing.py).
+FIELD_PREFIX: Final = "ossensor-"
+FIELD_FLOOR: Final = "ossensor-floor"  # lowest sequence of this stream that is not settled yet, at the sensor
+FIELD_PACKETS: Final = "ossensor-packets"  # packets in the section
+FIELD_TIME: Final = "ossensor-time"  # reply: the vSensor's clock, Unix seconds
+FIELD_OUTCOME: Final = "ossensor-outcome"  # reply: an Outcome's value
+
+# A tag separates channels: what was signed for one is refused on another (RFC 9421 section 2.3, "tag").
+TAG_DATA: Final = "ossensor-data"
+TAG_DATA_REPLY: Final = "ossensor-data-reply"
+
+# 60 s either way: Hawk's and Standard Webhooks' order of magnitude; NTP-less containers drift by seconds, not minutes.
+WINDOW_S: Final = 60
+
+# A slot is at most 4 MiB; zstd's worst case adds 0.4 %. Twice that leaves room without letting a peer fill memory.
+MAX_SECTION_BYTES: Final = 8 << 20
+MAX_BODY_BYTES: Final = 8 << 20
+MAX_SEQUENCE: Final = 2**63 - 1  # SQLite's integers are signed
+
+_SENSOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_EPOCH = re.compile(r"[0-9a-f]{32}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
+_PATH = re.compile(r"/v1/sensors/([^/]+)/epochs/([^/]+)/interfaces/([^/]+)/batches/([^/]+)")
+_INTERFACE_BYTES_MAX = 15  # IFNAMSIZ less the NUL
+
+
+class MalformedError(ValueError):
+    """A path, name or number that this protocol does not allow."""
+
+
+def sensor_name_ok(name: str) -> bool:
+    """True when `name` can stand in a path and name a folder: a letter or digit, then letters, digits, `.`, `_`, `-`."""
+    return _SENSOR.fullmatch(name) is not None
+
+
+def interface_name_ok(name: str) -> bool:
+    """True for what the kernel's dev_valid_name() allows, less control characters, which no path should carry."""
+    return (
+        0 < len(name.encode("utf-8", "surrogatepass")) <= _INTERFACE_BYTES_MAX
+        and name not in {".", ".."}
+        and not any(c in "/:" or c.isspace() or not c.isprintable() for c in name)
+    )
+
+
+def parse_number(text: str) -> int:
+    """The non-negative integer that `text` spells in its one canonical form.
+
+    int() also takes spaces, signs, underscores and digits of other scripts; a signed field must mean one thing.
+    """
+    if _NUMBER.fullmatch(text) is None or int(text) > MAX_SEQUENCE:
+        raise MalformedError(f"not a canonical non-negative integer: {text[:40]!r}")
+    return int(text)
+
+
+class Stream(NamedTuple):
+    """One capture socket's life, seen from the wire: batches of a stream are stored in sequence order."""
+
+    sensor: str
+    epoch: str
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchId:
+    """What makes a batch itself, whatever number of times it is sent."""
+
+    stream: Stream
+    sequence: int
+
+    @property
+    def path(self) -> str:
+        sensor, epoch, interface = self.stream
+        return f"/v1/sensors/{sensor}/epochs/{epoch}/interfaces/{quote(interface, safe='')}/batches/{self.sequence}"
+
+    @classmethod
+    def from_path(cls, path: str) -> BatchId:
+        """The identity that `path`, still percent-encoded, names.
+
+        Raises MalformedError, also for a spelling that `path` would not have produced: a batch has one path, so that
+        one signature cannot be read as two batches.
+        """
+        match = _PATH.fullmatch(path)
+        if match is None:
+            raise MalformedError("no such resource")
+        sensor, epoch, interface, sequence = match.groups()
+        interface = unquote(interface, errors="strict")
+        if not sensor_name_ok(sensor) or _EPOCH.fullmatch(epoch) is None or not interface_name_ok(interface):
+            raise MalformedError("sensor, epoch or interface is malformed")
+        batch = cls(Stream(sensor, epoch, interface), parse_number(sequence))
+        if batch.path != path:
+            raise MalformedError("the path is not in its canonical spelling")
+        return batch
+
+
+class _Rule(NamedTuple):
+    status: int
+    permanent: bool
+
+
+class Outcome(Enum):
+    """What a signed reply says of a batch, with its status and whether trying again can help.
+
+    Permanent outcomes are the only ones after which a sensor gives a batch up, and only when the reply is signed: an
+    unsigned refusal may be anybody's.
+    """
+
+    STORED = "stored"
+    PRESENT = "present"
+    MALFORMED = "malformed"
+    TOO_LARGE = "too-large"
+    STALE = "stale"
+    REPLAYED = "replayed"
+    ALTERED = "altered"
+    OUT_OF_ORDER = "out-of-order"
+    BUSY = "busy"
+    STORE_FAILED = "store-failed"
+
+    @property
+    def status(self) -> int:
+        return _RULES[self].status
+
+    @property
+    def permanent(self) -> bool:
+        return _RULES[self].permanent
+
+    @property
+    def acknowledged(self) -> bool:
+        """True when the batch is durable at the vSensor."""
+        return self in {Outcome.STORED, Outcome.PRESENT}
+
+
+_RULES: Final = {
+    Outcome.STORED: _Rule(201, permanent=False),
+    Outcome.PRESENT: _Rule(200, permanent=False),
+    Outcome.MALFORMED: _Rule(422, permanent=True),
+    Outcome.TOO_LARGE: _Rule(413, permanent=True),
+    Outcome.STALE: _Rule(401, permanent=False),  # heals itself: the reply carries the vSensor's clock
+    Outcome.REPLAYED: _Rule(401, permanent=False),  # a retry is signed afresh, with a new nonce
+    Outcome.ALTERED: _Rule(400, permanent=False),  # the body was damaged on its way
+    Outcome.OUT_OF_ORDER: _Rule(425, permanent=False),  # RFC 8470 "Too Early": a predecessor has not arrived
+    Outcome.BUSY: _Rule(503, permanent=False),
+    Outcome.STORE_FAILED: _Rule(507, permanent=False),
+}

@@ -1,0 +1,1 @@
+"""The collector: verifies, de-duplicates and stores what sensors send."""

@@ -1,0 +1,1 @@
+"""The processes that the supervisor forks: thin shells over the pure core."""
