@@ -45,7 +45,7 @@ class MalformedError(ValueError):
 
 
 def sensor_name_ok(name: str) -> bool:
-    """True when `name` can stand in a path and name a folder: a letter or digit, then letters, digits, `.`, `_`, `-`."""
+    """True when `name` can stand in a path and name a folder: a letter or digit, then `A-Za-z0-9._-`."""
     return _SENSOR.fullmatch(name) is not None
 
 

@@ -12,7 +12,7 @@ library's defaults are not ours: it would take a signature one day old, and any 
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import hashlib
 import hmac
 import re
@@ -150,7 +150,7 @@ def _sign(message: Any, components: list[str], *, key: Key, tag: str, created_s:
     HTTPMessageSigner(signature_algorithm=HMAC_SHA256, key_resolver=_resolver({key.id: key})).sign(
         message,
         key_id=key.id,
-        created=datetime.datetime.fromtimestamp(created_s, tz=datetime.UTC),
+        created=dt.datetime.fromtimestamp(created_s, tz=dt.UTC),
         nonce=nonce,
         label=LABEL,
         tag=tag,
