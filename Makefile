@@ -7,6 +7,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11) $(shell command -v python3.11))
+PORT ?= 8443
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # What pypcap is compiled with, and what the tests drive. dpkg-query decides, so a machine that has them needs no root.
@@ -48,7 +49,7 @@ $(VENV)/.installed-test: pyproject.toml $(VENV)/.installed
 	@touch $@
 
 run: install  ## a local vSensor and the sensor against it, until Ctrl-C
-	@$(BIN)/python deploy/local/run.py
+	@PORT=$(PORT) $(BIN)/python deploy/local/run.py
 
 lint: system-test install $(VENV)/.installed-test
 	@$(BIN)/ruff check .

@@ -99,7 +99,10 @@ class BatchId:
         if match is None:
             raise MalformedError("no such resource")
         sensor, epoch, interface, sequence = match.groups()
-        interface = unquote(interface, errors="strict")
+        try:
+            interface = unquote(interface, errors="strict")
+        except UnicodeDecodeError as e:
+            raise MalformedError("the interface's name is not UTF-8") from e
         if not sensor_name_ok(sensor) or _EPOCH.fullmatch(epoch) is None or not interface_name_ok(interface):
             raise MalformedError("sensor, epoch or interface is malformed")
         batch = cls(Stream(sensor, epoch, interface), parse_number(sequence))

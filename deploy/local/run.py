@@ -1,0 +1,118 @@
+"""`make run`: a vSensor on 127.0.0.1:8443 and the sensor against it, on this machine's own traffic, until Ctrl-C.
+
+Everything it makes is under .run/ in the project's folder: the key, the vSensor's certificate, the stored packets.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+RUN: Final = ROOT / ".run"
+STORE: Final = RUN / "store"
+KEY: Final = RUN / "hmac.key"
+OSSENSOR: Final = ROOT / ".venv/bin/ossensor"
+HOST: Final = "127.0.0.1"
+PORT: Final = int(os.environ.get("PORT", "8443"))
+_LISTENING_WITHIN_S: Final = 20.0
+_STOP_WITHIN_S: Final = 40.0  # more than the sensor's own drain limit
+
+
+def make_key() -> None:
+    RUN.mkdir(mode=0o700, exist_ok=True)
+    if not KEY.exists():
+        descriptor = os.open(KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+
+
+def start(arguments: list[str], **more: str) -> subprocess.Popen[bytes]:
+    """A command of ours in a session of its own: Ctrl-C is for this script, which stops them in order."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("OSSENSOR_", "VSENSOR_"))}
+    environ |= {"VSENSOR_HMAC_KEY_FILE": str(KEY), **more}
+    return subprocess.Popen([str(OSSENSOR), *arguments], env=environ, start_new_session=True)
+
+
+def wait_until_listening(vsensor: subprocess.Popen[bytes]) -> bool:
+    deadline_s = time.monotonic() + _LISTENING_WITHIN_S
+    while time.monotonic() < deadline_s and vsensor.poll() is None:
+        try:
+            socket.create_connection((HOST, PORT), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(_STOP_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def port_is_free() -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, PORT))
+        except OSError:
+            return False
+    return True
+
+
+def report() -> None:
+    print(f"\nStored under {STORE.relative_to(ROOT)}/:")
+    for file in sorted(STORE.glob("*/*/*.pcapng")):
+        print(f"  {file.relative_to(ROOT)}  {file.stat().st_size:,} bytes")
+    print("Read one with: tshark -r FILE")
+
+
+def main() -> int:
+    """Runs both until one ends or Ctrl-C; stops the sensor first, so that its last packets arrive."""
+    if not port_is_free():
+        print(f"make run: {HOST}:{PORT} is in use; choose another: make run PORT=9443", file=sys.stderr)
+        return 1
+    make_key()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    vsensor = start(["vsensor", "--listen", f"{HOST}:{PORT}", "--store", str(STORE)])
+    sensor = None
+    try:
+        if not wait_until_listening(vsensor):
+            print("make run: the vSensor did not start", file=sys.stderr)
+            return 1
+        sensor = start(
+            ["run"],
+            VSENSOR_HOSTNAME=HOST,
+            VSENSOR_PORT=str(PORT),
+            VSENSOR_CA_FILE=str(STORE / "tls/cert.pem"),
+            OSSENSOR_CONFIG_PATH=str(RUN / "ossensor.cfg"),
+        )
+        print(f"Packets arrive in {STORE.relative_to(ROOT)}/<sensor>/<interface>/*.pcapng; Ctrl-C stops.", flush=True)
+        while sensor.poll() is None and vsensor.poll() is None:
+            time.sleep(0.2)
+        if sensor.returncode == 77:
+            print("make run: capturing needs CAP_NET_RAW; try: sudo make run", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nStopping: the sensor first, so that its last packets arrive.", flush=True)
+    finally:
+        code = stop(sensor) if sensor is not None else 1
+        stop(vsensor)
+    report()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

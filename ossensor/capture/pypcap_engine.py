@@ -1,0 +1,85 @@
+"""The portable engine: pypcap, used in the one way that is safe (non-blocking, polled, dispatched).
+
+Iterating a pypcap handle runs no Python signal handler on a silent interface and never notices a deleted one; blocking
+dispatch() holds the GIL. `dispatch` on a non-blocking handle after poll() has neither fault. It still runs Python per
+packet, which is why it is not the engine for busy links.
+
+A successor cannot go on reading a dead worker's ring: libpcap keeps its position in its own memory. So with this
+engine an epoch ends with its worker, and what was left in the ring is counted as worker_died.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pcap
+
+from ossensor.errors import InterfaceGoneError, PrivilegeError
+from ossensor.interfaces import Interface
+
+from . import bpf
+from .engine import SNAPLEN_BYTES, Take
+
+
+class PypcapEngine:
+    """See engine.Engine. Closed by the end of its process: pypcap's close() must not run twice, nor after fork."""
+
+    def __init__(self, handle: pcap.pcap, strays: int) -> None:
+        self._handle = handle
+        self._strays = strays
+        self.socket = socket.socket(fileno=os.dup(handle.fileno()))
+        self.linktype = int(handle.datalink())
+
+    @classmethod
+    def open(cls, interface: Interface, program: bytes, ring_bytes: int, timeout_ms: int) -> PypcapEngine:
+        # pcap_create("eth0") would read a file called eth0 in the working directory first; the supervisor runs in "/".
+        try:
+            handle = pcap.pcap(
+                name=interface.name,
+                snaplen=SNAPLEN_BYTES,
+                promisc=not interface.loopback,
+                timeout_ms=timeout_ms,
+                timestamp_in_ns=True,
+                buffer_size=ring_bytes,
+            )
+        except OSError as e:
+            reason = e.args[0].decode("utf-8", "replace") if e.args and isinstance(e.args[0], bytes) else str(e)
+            if "ermission" in reason or "not permitted" in reason:
+                raise PrivilegeError(f"{interface.name}: {reason}: CAP_NET_RAW is needed") from e
+            raise InterfaceGoneError(f"{interface.name}: {reason}") from e
+        handle.setnonblock()
+        with socket.socket(fileno=os.dup(handle.fileno())) as sock:
+            if interface.loopback:
+                bpf.ignore_outgoing(sock)
+            # pypcap activates in its constructor, so a few packets can be in the ring before any filter. Shut the
+            # door, and the kernel's count says exactly how many: read() passes over that many, and then opens.
+            bpf.attach(sock, bpf.REJECT_ALL)
+            strays = bpf.statistics(sock)
+            bpf.attach(sock, program)
+        return cls(handle, strays.received - strays.dropped)
+
+    def fileno(self) -> int:
+        return int(self._handle.fileno())
+
+    def read(self, take: Take, at_most: int) -> int:
+        moved = 0
+
+        def on_packet(ts_ns: int, packet: bytes) -> None:
+            nonlocal moved
+            if self._strays:
+                self._strays -= 1
+                return
+            # pypcap does not tell the original length; with this snap length nothing that the ring holds is cut.
+            take(ts_ns, packet, len(packet))
+            moved += 1
+
+        # An exception in the callback does not stop dispatch: it is raised when the call ends.
+        if self._handle.dispatch(at_most, on_packet) < 0:
+            raise InterfaceGoneError(self._handle.geterr().decode("utf-8", "replace"))
+        return moved
+
+    def lend(self) -> None:
+        # The worker maps the ring still, so the kernel refuses libpcap's request to destroy it (EBUSY); the socket
+        # lives on in `self.socket`, and with it ring, filter and promiscuity.
+        self._handle.close()

@@ -1,0 +1,101 @@
+"""The life of a supervised child, as a table; the record that the supervisor keeps of one. Pure.
+
+Invariant: a child's state changes by `Child.step` only, and a pair that the table does not hold raises: the supervisor
+never guesses what an event means to a child in a state where it cannot happen.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final
+
+from .backoff import Backoff
+from .errors import Exit
+
+
+class State(Enum):
+    """Where a child is in its life."""
+
+    IDLE = auto()  # not started yet
+    RUNNING = auto()
+    BACKOFF = auto()  # dead; to be started again when its time comes
+    DRAINING = auto()  # asked to finish
+    STOPPED = auto()  # finished, or ended while asked to
+    FAILED = auto()  # ended with a code that says that starting it again cannot help
+
+
+class Event(Enum):
+    """What happens to a child."""
+
+    START = auto()
+    DIED = auto()  # by a signal, by a bug, or unasked
+    HOPELESS = auto()  # exit 77 or 78
+    STOP = auto()
+
+
+TABLE: Final = {
+    (State.IDLE, Event.START): State.RUNNING,
+    (State.IDLE, Event.STOP): State.STOPPED,
+    (State.RUNNING, Event.DIED): State.BACKOFF,
+    (State.RUNNING, Event.HOPELESS): State.FAILED,
+    (State.RUNNING, Event.STOP): State.DRAINING,
+    (State.BACKOFF, Event.START): State.RUNNING,
+    (State.BACKOFF, Event.STOP): State.STOPPED,
+    (State.DRAINING, Event.DIED): State.STOPPED,
+    (State.DRAINING, Event.HOPELESS): State.STOPPED,
+    (State.DRAINING, Event.STOP): State.DRAINING,
+    (State.STOPPED, Event.STOP): State.STOPPED,
+    (State.FAILED, Event.STOP): State.STOPPED,
+}
+
+
+def verdict(exit_code: int) -> Event:
+    """What an exit code (negative: a signal) says about starting the child again."""
+    return Event.HOPELESS if exit_code in {Exit.CONFIGURATION, Exit.PRIVILEGE} else Event.DIED
+
+
+def describe(exit_code: int) -> str:
+    """An exit in words. A SIGKILL that nobody sent is most often the kernel short of memory."""
+    if exit_code >= 0:
+        return f"exit {exit_code}"
+    return f"signal {-exit_code}" + (" (out of memory?)" if exit_code == -9 else "")
+
+
+class Child:
+    """One child across its restarts."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = State.IDLE
+        self.failures = 0  # in a row, without a time of health between
+        self.due_s = 0.0
+        self._started_s = 0.0
+        self._backoff = Backoff()
+
+    def step(self, event: Event) -> State:
+        self.state = TABLE[self.state, event]
+        return self.state
+
+    def started(self, now_s: float) -> None:
+        self.step(Event.START)
+        self._started_s = now_s
+
+    def ended(self, exit_code: int, now_s: float, healthy_s: float = 60.0) -> State:
+        """Takes in an exit, and sets the time of the next start where there is to be one."""
+        state = self.step(verdict(exit_code))
+        if state is State.BACKOFF:
+            self.failures = 1 if now_s - self._started_s >= healthy_s else self.failures + 1
+            self.due_s = now_s + self._backoff.failed(now_s, self._started_s)
+        return state
+
+    def could_not_start(self, now_s: float) -> None:
+        """The attempt failed before there was a process; it counts like a death."""
+        self.started(now_s)
+        self.ended(Exit.GAVE_UP, now_s)
+
+    def due(self, now_s: float) -> bool:
+        return self.state is State.IDLE or (self.state is State.BACKOFF and now_s >= self.due_s)
+
+    @property
+    def alive(self) -> bool:
+        return self.state in {State.RUNNING, State.DRAINING}

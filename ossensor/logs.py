@@ -1,0 +1,198 @@
+"""Log records: six debug levels, text or JSON, and the way from a child to the supervisor's standard error.
+
+Invariant: a process that logs never waits for one that reads, and the death of a child, at any instruction, silences
+nobody else. So each child has a queue of its own (measured: with multiprocessing-logging's one queue for all, a child
+killed while its feeder holds the pipe's lock silences every other process), the queue is bounded, and what does not fit
+is counted and said later.
+
+The supervisor is the privileged process, and multiprocessing's queues unpickle: a compromised worker could make it run
+anything. Records cross as plain values, and the reading end refuses every other pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import multiprocessing
+import pickle
+import queue
+import sys
+import threading
+import time
+from multiprocessing.queues import Queue
+from typing import Any, Final
+
+from multiprocessing_logging import MultiProcessingHandler
+
+from .ratelimit import Bucket
+
+# OSSENSOR_DEBUG n shows everything at or above logging.INFO - n. The names say what each level adds.
+INFO: Final = logging.INFO
+STATS: Final = logging.INFO - 1  # capture and Antigena statistics
+SEND: Final = logging.INFO - 2  # what is sent, how large, and the answer
+ANTIGENA: Final = logging.INFO - 3
+CHUNK: Final = logging.INFO - 4  # a line for each batch: packets, bytes, span of time
+PACKET: Final = logging.INFO - 5  # every packet in hex
+
+_NAMES: Final = {STATS: "STATS", SEND: "SEND", ANTIGENA: "ANTIGENA", CHUNK: "CHUNK", PACKET: "PACKET"}
+
+# A child's share: 1,000 records of a few hundred bytes wait at most, 500 a second pass. Level 5 on a busy interface
+# would otherwise cost more than the capture.
+_QUEUE_RECORDS: Final = 1000
+_RECORDS_PER_S: Final = 500.0
+
+
+def fields(**values: Any) -> dict[str, Any]:
+    """For a record's `extra`: values that a program reads, kept apart from the message."""
+    return {"fields": values}
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-11-23T09:01:19.123Z INFO supervisor: capturing interface=eth0`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        values = "".join(f" {k}={v}" for k, v in getattr(record, "fields", {}).items())
+        text = f"{_utc(record)} {record.levelname} {record.processName}: {record.getMessage()}{values}"
+        if record.exc_info and not record.exc_text:
+            record.exc_text = self.formatException(record.exc_info)
+        return f"{text}\n{record.exc_text}" if record.exc_text else text
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time, level, process, pid, message, and the record's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        values: dict[str, Any] = {
+            "time": _utc(record),
+            "level": record.levelname,
+            "process": record.processName,
+            "pid": record.process,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and not record.exc_text:
+            record.exc_text = self.formatException(record.exc_info)
+        if record.exc_text:
+            values["traceback"] = record.exc_text
+        return json.dumps(values, default=str)
+
+
+def _utc(record: logging.LogRecord) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{whole}.{int(record.msecs):03d}Z"
+
+
+def configure(debug: int, log_format: str) -> None:
+    """Sets up the root logger of the first process: one handler, on standard error."""
+    for level, name in _NAMES.items():
+        logging.addLevelName(level, name)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(INFO - debug)
+    # Libraries speak in their own terms of what our modules report in ours.
+    for name in ("urllib3", "requests", "asyncio", "http_message_signatures"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Loads builtin values and refuses every name, hence every class and function."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        raise pickle.UnpicklingError(f"a log record may not name {module_name}.{global_name}")
+
+
+class _PlainQueue(Queue):  # type: ignore[type-arg]
+    """A multiprocessing queue whose reading end takes plain values only."""
+
+    def get_plain(self) -> Any:
+        data = self._reader.recv_bytes()  # type: ignore[attr-defined]
+        self._sem.release()  # type: ignore[attr-defined]  # the room that put() had taken
+        return _PlainUnpickler(io.BytesIO(data)).load()
+
+    def write_fd(self) -> int:
+        """The descriptor that the child must keep to be heard."""
+        return int(self._writer.fileno())  # type: ignore[attr-defined]
+
+    def close_reader(self) -> None:
+        """In the child, which only writes."""
+        self._reader.close()  # type: ignore[attr-defined]
+
+    def close_writer(self) -> None:
+        """In the parent, after the fork: the child is then the only writer, and its death is the reader's EOF."""
+        self._writer.close()  # type: ignore[attr-defined]
+
+
+class ChildHandler(MultiProcessingHandler):  # type: ignore[misc]
+    """multiprocessing-logging's handler with a queue of its own for one child. Made before that child is forked.
+
+    The parent calls `listen` after the fork; the child calls `adopt` first thing.
+    """
+
+    def __init__(self, sub_handler: logging.Handler, name: str) -> None:
+        # Not the base constructor: it would make the unbounded queue and start its thread before the fork.
+        logging.Handler.__init__(self)
+        self.sub_handler = sub_handler
+        self.setFormatter(sub_handler.formatter)
+        self.queue = _PlainQueue(_QUEUE_RECORDS, ctx=multiprocessing.get_context("fork"))
+        self._is_closed = False
+        self._bucket = Bucket(_RECORDS_PER_S, _QUEUE_RECORDS)
+        self._receive_thread = threading.Thread(target=self._receive, name=f"log {name}", daemon=True)
+
+    def listen(self) -> None:
+        """Starts passing the child's records on, until the child is gone."""
+        self.queue.close_writer()
+        self._receive_thread.start()
+
+    def adopt(self) -> None:
+        """Makes this the child's only handler. Leaving never waits for records to be read."""
+        self.queue.cancel_join_thread()
+        self.queue.close_reader()
+        logging.getLogger().handlers[:] = [self]
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                values = self.queue.get_plain()
+            except (EOFError, OSError):
+                return  # the child is gone; a record cut off by its death is lost with it
+            except Exception as e:  # noqa: BLE001  whatever a hostile pickle raises; it must not end the thread
+                values = {"levelno": logging.WARNING, "levelname": "WARNING", "msg": f"unreadable log record: {e}"}
+            with contextlib.suppress(Exception):  # a record with wrong types must not end the thread either
+                self.sub_handler.handle(logging.makeLogRecord(values))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._bucket.take(time.monotonic()):
+            return
+        omitted, self._bucket.refused = self._bucket.refused, 0
+        record = self._format_record(record)
+        names = ("name", "levelno", "levelname", "created", "msecs", "process", "processName", "exc_text")
+        values = {name: getattr(record, name) for name in names}
+        values["msg"] = str(record.msg)
+        values["fields"] = {k: v if isinstance(v, int | float) else str(v) for k, v in _fields(record).items()}
+        if omitted:
+            values["fields"]["records_left_out"] = omitted
+        try:
+            self._send(values)
+        except queue.Full:
+            self._bucket.refused += omitted + 1
+
+    def flush_briefly(self, at_most_s: float = 0.5) -> None:
+        """Before the child leaves: gives the feeder thread a moment to write what is queued."""
+        self.queue.close()
+        feeder = getattr(self.queue, "_thread", None)
+        if feeder is not None:
+            feeder.join(at_most_s)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    values: dict[str, Any] = getattr(record, "fields", {})
+    return values
+
+
+def child_handler(name: str) -> ChildHandler:
+    """A handler for the child that is about to be forked, onto this process's standard error."""
+    return ChildHandler(logging.getLogger().handlers[0], name)

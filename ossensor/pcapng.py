@@ -1,0 +1,186 @@
+"""pcapng sections, written into memory that somebody else owns (draft-ietf-opsawg-pcapng, sections 4.1 to 4.6).
+
+Invariant: from `open` on, the first `used` bytes of the view are a valid section prefix, and `close` is always
+possible, because room for the closing statistics block is held back from the start. So a section whose writer was
+killed can be closed by its successor, from nothing but `used`.
+
+One section is one batch: SHB, IDB, EPBs, ISB. Sections that follow one another are a valid file, hence the vSensor
+stores bodies byte for byte. Little-endian throughout; readers take the order from the magic.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+SHB: Final = 0x0A0D0D0A
+IDB: Final = 1
+ISB: Final = 5
+EPB: Final = 6
+_MAGIC: Final = 0x1A2B3C4D
+
+_OPT_END = b"\0\0\0\0"
+_SHB_USERAPPL, _IF_NAME, _IF_TSRESOL, _IF_FILTER, _IF_OS = 4, 2, 9, 11, 12
+_ISB_START, _ISB_END, _ISB_RECEIVED, _ISB_DROPPED = 2, 3, 4, 5
+
+_EPB_HEAD = struct.Struct("<IIIIIII")  # type, length, interface, timestamp high, low, captured, original
+_LENGTH = struct.Struct("<I")
+_SECTION_LENGTH_AT: Final = 16
+EPB_OVERHEAD: Final = _EPB_HEAD.size + _LENGTH.size
+_PAD = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length modulo 4
+
+
+def _option(code: int, value: bytes) -> bytes:
+    return struct.pack("<HH", code, len(value)) + value + _PAD[len(value) % 4]
+
+
+def _block(kind: int, body: bytes) -> bytes:
+    length = 12 + len(body)
+    return struct.pack("<II", kind, length) + body + struct.pack("<I", length)
+
+
+def section_header(application: str) -> bytes:
+    """An SHB whose section length is still open (-1, which the draft allows: a reader then walks the blocks)."""
+    body = struct.pack("<IHHq", _MAGIC, 1, 0, -1) + _option(_SHB_USERAPPL, application.encode()) + _OPT_END
+    return _block(SHB, body)
+
+
+def interface_description(name: str, linktype: int, snaplen: int, capture_filter: str, system: str) -> bytes:
+    """An IDB with nanosecond timestamps. The filter is the libpcap string that the packets passed (option code 0)."""
+    options = _option(_IF_NAME, name.encode("utf-8", "replace")) + _option(_IF_TSRESOL, b"\x09")
+    if capture_filter:
+        options += _option(_IF_FILTER, b"\0" + capture_filter.encode("utf-8", "replace")[:4000])
+    options += _option(_IF_OS, system.encode()) + _OPT_END
+    return _block(IDB, struct.pack("<HHI", linktype, 0, snaplen) + options)
+
+
+def _timestamp(ns: int) -> bytes:
+    return struct.pack("<II", ns >> 32, ns & 0xFFFFFFFF)
+
+
+def interface_statistics(start_ns: int, end_ns: int, received: int, dropped: int) -> bytes:
+    """An ISB. Counts are the epoch's so far: cumulative, as the draft wants them."""
+    options = (
+        _option(_ISB_START, _timestamp(start_ns))
+        + _option(_ISB_END, _timestamp(end_ns))
+        + _option(_ISB_RECEIVED, struct.pack("<Q", received))
+        + _option(_ISB_DROPPED, struct.pack("<Q", dropped))
+        + _OPT_END
+    )
+    return _block(ISB, struct.pack("<I", 0) + _timestamp(end_ns) + options)
+
+
+# What close() appends; `used` never grows into it.
+CLOSING_BYTES: Final = len(interface_statistics(0, 0, 0, 0))
+
+
+def largest_block(snaplen: int) -> int:
+    """Bytes of the longest EPB that a snap length allows."""
+    return EPB_OVERHEAD + (snaplen + 3 & ~3)
+
+
+def blocks_in_empty_section(view_bytes: int, prologue: bytes, block_bytes: int) -> int:
+    """How many EPBs of at most `block_bytes` a new section in a view of that size takes."""
+    return (view_bytes - CLOSING_BYTES - len(prologue)) // block_bytes
+
+
+class Section:
+    """A section being written into `view`. Not reusable: one object, one section."""
+
+    def __init__(self, view: memoryview, used: int) -> None:
+        self._view = view
+        self._room = len(view) - CLOSING_BYTES
+        self.used = used
+
+    @classmethod
+    def open(cls, view: memoryview, prologue: bytes) -> Section:
+        """Starts a section with its SHB and IDB. Raises ValueError when they alone do not fit."""
+        if len(prologue) + CLOSING_BYTES > len(view):
+            raise ValueError("the view is smaller than an empty section")
+        view[: len(prologue)] = prologue
+        return cls(view, len(prologue))
+
+    def blocks_that_fit(self, block_bytes: int) -> int:
+        """How many EPBs of at most `block_bytes` can still be added, whatever their contents."""
+        return (self._room - self.used) // block_bytes
+
+    def add(self, ts_ns: int, packet: bytes, original_length: int) -> bool:
+        """False, and nothing written, when the packet does not fit."""
+        captured = len(packet)
+        length = EPB_OVERHEAD + (captured + 3 & ~3)
+        at = self.used
+        end = at + length
+        if end > self._room:
+            return False
+        view = self._view
+        _EPB_HEAD.pack_into(view, at, EPB, length, 0, ts_ns >> 32, ts_ns & 0xFFFFFFFF, captured, original_length)
+        body = at + _EPB_HEAD.size
+        view[body : body + captured] = packet
+        if captured % 4:
+            view[body + captured : end - 4] = _PAD[captured % 4]
+        _LENGTH.pack_into(view, end - 4, length)
+        self.used = end
+        return True
+
+    def close(self, start_ns: int, end_ns: int, received: int, dropped: int) -> int:
+        """The length of the finished section. May be repeated over the same `used`: the bytes come out the same."""
+        statistics = interface_statistics(start_ns, end_ns, received, dropped)
+        end = self.used + len(statistics)
+        self._view[self.used : end] = statistics
+        (header_bytes,) = _LENGTH.unpack_from(self._view, 4)
+        struct.pack_into("<q", self._view, _SECTION_LENGTH_AT, end - header_bytes)
+        return end
+
+
+class FormatError(ValueError):
+    """Bytes that are no pcapng of the kind written here."""
+
+
+class Block(NamedTuple):
+    """One block: its type and its body without the two lengths."""
+
+    kind: int
+    body: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """What an EPB holds; times in nanoseconds since 1970."""
+
+    interface: int
+    ts_ns: int
+    original_length: int
+    data: bytes
+
+
+def blocks(data: bytes | memoryview) -> Iterator[Block]:
+    """The blocks of little-endian sections that follow one another. Raises FormatError at the first bad length."""
+    view = memoryview(data)
+    at = 0
+    while at < len(view):
+        if len(view) - at < 12:
+            raise FormatError(f"{len(view) - at} bytes at offset {at} are too few for a block")
+        kind, length = struct.unpack_from("<II", view, at)
+        if length < 12 or length % 4 or at + length > len(view):
+            raise FormatError(f"block length {length} at offset {at}")
+        if _LENGTH.unpack_from(view, at + length - 4) != (length,):
+            raise FormatError(f"the two lengths of the block at offset {at} differ")
+        if kind == SHB and _LENGTH.unpack_from(view, at + 8) != (_MAGIC,):
+            raise FormatError(f"section at offset {at} is not little-endian pcapng")
+        yield Block(kind, view[at + 8 : at + length - 4])
+        at += length
+
+
+def packets(data: bytes | memoryview) -> Iterator[Packet]:
+    """The packets of every section, in file order. Raises FormatError."""
+    for kind, body in blocks(data):
+        if kind != EPB:
+            continue
+        if len(body) < 20:
+            raise FormatError("an enhanced packet block without its fixed part")
+        interface, high, low, captured, original = struct.unpack_from("<IIIII", body)
+        if 20 + captured > len(body):
+            raise FormatError("a packet longer than its block")
+        yield Packet(interface, high << 32 | low, original, bytes(body[20 : 20 + captured]))

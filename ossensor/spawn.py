@@ -1,0 +1,102 @@
+"""Forking a child and ending one: the only module that forks."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from typing import Final
+
+from .errors import Exit
+from .logs import child_handler, fields
+from .workers.child import Birth, Heartbeat, Signals, live
+
+log = logging.getLogger(__name__)
+
+_HUNG_S: Final = 10.0
+# After SIGABRT, time for faulthandler to write its stacks.
+_ABORT_GRACE_S: Final = 1.0
+
+_fork = multiprocessing.get_context("fork")
+
+
+class Forge:
+    """Makes children of one user."""
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self._uid = uid
+        self._gid = gid
+
+    def spawn(
+        self, name: str, heartbeat: Heartbeat, keep_fds: tuple[int, ...], work: Callable[[Signals], Exit]
+    ) -> Process:
+        """A running child that does `work` with no privilege and only these descriptors."""
+        handler = child_handler(name)
+        heartbeat.beat()
+        birth = Birth(name, os.getpid(), self._uid, self._gid, handler, heartbeat, keep_fds)
+        process = _fork.Process(target=live, args=(birth, work), name=name, daemon=True)
+        process.start()
+        handler.listen()
+        return Process(process, heartbeat)
+
+
+class Process:
+    """One life of a child."""
+
+    def __init__(self, process: BaseProcess, heartbeat: Heartbeat) -> None:
+        self._process = process
+        self._heartbeat = heartbeat
+        self._aborted_s: float | None = None
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it lives; negative for a signal. Reaps."""
+        return self._process.exitcode
+
+    def signal(self, number: signal.Signals) -> None:
+        pid = self._process.pid
+        if pid is None:
+            raise AssertionError("a process that was spawned has a pid")
+        with suppress(ProcessLookupError):  # it ended by itself, and is reaped at the next turn
+            os.kill(pid, number)
+
+    def kill(self) -> None:
+        """Ends it now, and waits for that."""
+        self.signal(signal.SIGKILL)
+        self._process.join()
+
+    def watch(self) -> None:
+        """A child whose loop does not turn gets SIGABRT, which prints its stacks, and SIGKILL a little later.
+
+        SIGKILL also ends a stopped process; SIGABRT would wait for its SIGCONT.
+        """
+        age_s = self._heartbeat.age_s
+        if age_s < _HUNG_S:
+            return
+        now_s = time.monotonic()
+        if self._aborted_s is None:
+            self._aborted_s = now_s
+            log.error("%s hangs: SIGABRT", self._process.name, extra=fields(age_s=round(age_s, 1)))
+            self.signal(signal.SIGABRT)
+        elif now_s - self._aborted_s >= _ABORT_GRACE_S:
+            log.error("%s still hangs: SIGKILL", self._process.name, extra=fields(age_s=round(age_s, 1)))
+            self.signal(signal.SIGKILL)
+
+
+def reap_strangers() -> None:
+    """As PID 1, we inherit whatever loses its parent; a zombie of nobody's is taken away without a word."""
+    ours: Iterable[int | None] = {p.pid for p in multiprocessing.active_children()}
+    while True:
+        try:
+            gone = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if gone is None or gone.si_pid in ours:
+            return  # one of ours that died this moment: its own SIGCHLD brings the loop back
+        with suppress(ChildProcessError):
+            os.waitpid(gone.si_pid, 0)

@@ -1,0 +1,445 @@
+"""The supervisor: chooses interfaces, owns sockets and memory, forks and replaces children, stops in order.
+
+Invariant: every capture socket has the effective filter before anyone reads from it, and every address that the
+uploader may connect to is in that filter before the uploader may. Sockets, slots and doorbells belong to this process,
+which parses no packet and talks to no network; children borrow them, so the death of a child takes none along.
+
+One loop, one thread (but for the readers of children's log records): signals, netlink, the uploader's messages and
+timers are its events. The only module that forks.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import selectors
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Any, Final, cast
+
+from . import __version__, filters
+from .accounting import Reason
+from .capture import bpf
+from .capture.engine import Engine, open_engine
+from .capture.filterbank import FilterBank
+from .children import Event as ChildEvent
+from .children import State, describe
+from .errors import ConfigurationError, Exit, InterfaceGoneError, PrivilegeError
+from .interfaces import Interface, Rules, default_route_interfaces, enumerate_interfaces
+from .logs import STATS, fields
+from .netlink import Doorbell
+from .port import Port
+from .ratelimit import Sparse
+from .settings import Settings
+from .slots import Producer
+from .spawn import Forge, reap_strangers
+from .transport.signing import Key
+from .uplink import Uplink
+from .workers import privileges
+from .workers.capture import CaptureWorker
+from .workers.capture import Plan as CapturePlan
+from .workers.child import Signals
+from .workers.uploader import Plan as UploaderPlan
+
+log = logging.getLogger(__name__)
+
+_APPLICATION: Final = f"ossensor/{__version__}"
+_TICK_S: Final = 1.0
+_STATS_EVERY_S: Final = 10.0
+# Doorbells come in bursts (a bridge coming up rings dozens of times): look once per burst.
+_SETTLE_S: Final = 0.05
+# The kernel hands over a block at the latest after this; half a batch's age leaves the other half to the worker.
+_BLOCK_TIMEOUT_MAX_MS: Final = 100
+_MIB: Final = 1 << 20
+
+
+class Phase(Enum):
+    """The supervisor's own life."""
+
+    RUNNING = auto()
+    DRAINING_WORKERS = auto()
+    DRAINING_UPLOADER = auto()
+    OVER = auto()
+
+
+class Supervisor:
+    """See the module. `reload` gives new settings at SIGHUP, or raises ConfigurationError."""
+
+    def __init__(self, settings: Settings, context: ssl.SSLContext, reload: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._reload = reload
+        self._rules = Rules.from_settings(settings)
+        self._forge = Forge(*privileges.user_ids(settings.user))
+        self._bank = FilterBank(settings.bpf, credential_endpoints=settings.capture_credential_endpoints)
+        self._ports: dict[int, Port] = {}  # by ifindex: a name can be given to another interface
+        self._retired: dict[int, Port] = {}  # by queue: without a worker, waiting for the uploader to empty it
+        self._next_queue = 1
+        self._uplink = Uplink(_uploader_plan(settings), context, self._guard)
+        self._phase = Phase.RUNNING
+        self._exit = Exit.DRAINED
+        self._deadline_s = float("inf")
+        self._look_at_s: float | None = 0.0
+        self._tick_at_s = 0.0
+        self._stats_at_s = time.monotonic() + _STATS_EVERY_S
+        self._sparse = Sparse()
+        self._waiting_said = False
+
+    # -- start and loop -------------------------------------------------------------------------------------------
+
+    def run(self) -> Exit:
+        """The sensor's life; returns its exit code. What start.run() left of start-up, again as one-way doors.
+
+        1. Signals become input of the loop, before there is a child whose end could be missed.
+        2. The doorbell, before the first enumeration: a change in between rings.
+        3. Privilege shrinks to what the loop needs; from here on nothing is opened but capture sockets.
+        4. The uploader, before any interface: an interface is handed to a running uploader, now as later.
+        5. Interfaces (in the loop, as at every later doorbell).
+        """
+        self._selector = selectors.DefaultSelector()
+        self._wake, wake_write = socket.socketpair()
+        for end in (self._wake, wake_write):
+            end.setblocking(False)
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._on_signals)
+        self._doorbell = Doorbell(routes=True)
+        self._selector.register(self._doorbell, selectors.EVENT_READ, self._on_doorbell)
+        privileges.limit_supervisor()
+        self._start_uploader()
+        while self._phase is not Phase.OVER:
+            for key, _ in self._selector.select(self._timeout_s()):
+                key.data()
+            self._reap()
+            now_s = time.monotonic()
+            if self._look_at_s is not None and now_s >= self._look_at_s:
+                self._look_at_interfaces()
+            if now_s >= self._tick_at_s:
+                self._tick(now_s)
+            self._start_due(now_s)
+            self._drain(now_s)
+        self._close_books()
+        return self._exit
+
+    def _all_ports(self) -> list[Port]:
+        return [*self._ports.values(), *self._retired.values()]
+
+    def _timeout_s(self) -> float:
+        now_s = time.monotonic()
+        times = [self._tick_at_s, self._deadline_s]
+        if self._look_at_s is not None:
+            times.append(self._look_at_s)
+        times += [
+            c.due_s for c in (self._uplink.child, *(p.child for p in self._ports.values())) if c.state is State.BACKOFF
+        ]
+        return max(0.0, min(times) - now_s)
+
+    def _on_signals(self) -> None:
+        numbers = set(self._wake.recv(4096))
+        if numbers & {signal.SIGTERM, signal.SIGINT}:
+            self._begin_drain()
+        if signal.SIGHUP in numbers and self._phase is Phase.RUNNING:
+            self._on_reload()
+
+    def _on_doorbell(self) -> None:
+        self._doorbell.silence()
+        if self._look_at_s is None:
+            self._look_at_s = time.monotonic() + _SETTLE_S
+
+    def _on_reload(self) -> None:
+        """Lists, device and BPF are read again; what cannot change in a running sensor is left alone."""
+        try:
+            new = self._reload()
+        except ConfigurationError as e:
+            log.error("SIGHUP: the old settings stay: %s", "; ".join(e.faults))  # noqa: TRY400  theirs, no traceback
+            return
+        try:
+            self._use(self._bank.with_user(new.bpf, credential_endpoints=new.capture_credential_endpoints))
+        except ConfigurationError as e:
+            log.error("SIGHUP: the old settings stay: %s", "; ".join(e.faults))  # noqa: TRY400  theirs, no traceback
+            return
+        self._settings = new
+        self._rules = Rules.from_settings(new)
+        self._look_at_s = time.monotonic()
+        log.info("settings read again")
+
+    # -- interfaces -----------------------------------------------------------------------------------------------
+
+    def _look_at_interfaces(self) -> None:
+        """Makes what is captured equal to what the rules say of what exists, compared by index."""
+        self._look_at_s = None
+        if self._phase is not Phase.RUNNING:
+            return
+        self._doorbell.silence()
+        routes = default_route_interfaces()
+        existing = {i.index: i for i in enumerate_interfaces()}
+        wanted = {n: i for n, i in existing.items() if self._rules.decide(i, routes).captured}
+        for index, port in list(self._ports.items()):
+            if index not in existing:
+                self._retire(port, Reason.INTERFACE_GONE, "deleted")
+            elif index not in wanted:
+                self._retire(port, Reason.SHUTDOWN, "excluded by the rules now")
+        for index, interface in wanted.items():
+            # libpcap cannot open an interface that is down; coming up rings.
+            if index not in self._ports and interface.up:
+                self._add(interface)
+        if not self._ports and not self._waiting_said:
+            self._waiting_said = True
+            seen = ", ".join(sorted(i.name for i in existing.values()))
+            log.warning("no interface to capture now; waiting for one", extra=fields(interfaces=seen))
+        elif self._ports:
+            self._waiting_said = False
+
+    def _add(self, interface: Interface) -> None:
+        try:
+            port = Port(interface, self._next_queue, self._settings.buffer_mb * _MIB)
+        except OSError as e:
+            self._complain("no memory for an interface's slots", interface=interface.name, why=e.strerror)
+            self._look_at_s = time.monotonic() + 5.0
+            return
+        self._next_queue += 1
+        self._ports[interface.index] = port
+        self._uplink.hand_over(port)
+        self._start_worker(port)
+
+    def _retire(self, port: Port, reason: Reason, why: str) -> None:
+        """Stops capturing the interface; its batches are still delivered."""
+        log.info("interface no longer captured: %s", why, extra=fields(interface=port.interface.name))
+        del self._ports[port.interface.index]
+        self._retired[port.queue_id] = port
+        port.retiring = reason
+        self._stop_worker(port)
+
+    def _stop_worker(self, port: Port) -> None:
+        port.shut()
+        if port.child.step(ChildEvent.STOP) is State.DRAINING and port.process is not None:
+            port.process.signal(signal.SIGTERM)
+        else:
+            self._worker_over(port)
+
+    def _worker_over(self, port: Port) -> None:
+        """The retired port's worker has ended for good: the uploader may empty the slots and let go of them."""
+        if port.retiring is not None:
+            self._uplink.retire(port)
+
+    # -- filters --------------------------------------------------------------------------------------------------
+
+    def _use(self, bank: FilterBank) -> None:
+        """Puts another filter on every capture socket: compiled for all before one is changed.
+
+        Raises ConfigurationError, with nothing changed, when it does not compile.
+        """
+        programs = []
+        for port in self._ports.values():
+            if port.child.alive:
+                try:
+                    programs.append((port, bank.program(port.interface.name)))
+                except OSError as e:
+                    # Going or down: what it still has may pass the old filter, so it may not pass at all.
+                    log.info("shut: %s", e, extra=fields(interface=port.interface.name))
+                    programs.append((port, bpf.REJECT_ALL))
+        self._bank = bank
+        for port, program in programs:
+            port.refilter(program)
+
+    def _guard(self, wanted: Any) -> bool:
+        """Leaves the uploader's addresses out of every capture. False when that cannot be: it must not connect."""
+        try:
+            flows = {filters.checked_flow(str(address), int(port)) for address, port in wanted}
+        except (ValueError, TypeError):
+            log.error("the uploader named an impossible address")  # noqa: TRY400  theirs, no traceback
+            return False
+        if len(flows) > filters.MAX_FLOWS:
+            return False
+        try:
+            if flows != self._bank.flows:
+                self._use(self._bank.with_flows(flows))
+        except ConfigurationError as e:
+            self._complain("the sensor's own upload cannot be excluded", why="; ".join(e.faults))
+            return False
+        return True
+
+    # -- children -------------------------------------------------------------------------------------------------
+
+    def _start_due(self, now_s: float) -> None:
+        if self._uplink.child.due(now_s) and self._phase is not Phase.OVER:
+            self._start_uploader()
+        for port in list(self._ports.values()):
+            if port.child.due(now_s) and self._phase is Phase.RUNNING:
+                self._start_worker(port)
+
+    def _start_worker(self, port: Port) -> None:
+        timeout_ms = min(_BLOCK_TIMEOUT_MAX_MS, max(1, self._settings.batch_ms // 2))
+        name = port.interface.name
+        try:
+            program = self._bank.program(name)
+            engine = open_engine(
+                self._settings.engine, port.interface, program, self._settings.ring_mb * _MIB, timeout_ms
+            )
+        except (InterfaceGoneError, ConfigurationError, PrivilegeError, OSError) as e:
+            self._complain("cannot capture", interface=name, why=e)
+            port.child.could_not_start(time.monotonic())
+            self._look_at_s = self._look_at_s or time.monotonic() + _SETTLE_S
+            return
+        port.open_epoch(engine)
+        plan = CapturePlan(
+            interface=name,
+            ifindex=port.interface.index,
+            epoch=port.epoch,
+            capture_filter=self._settings.bpf,
+            application=f"{_APPLICATION} {platform.system()} {platform.release()}",
+            batch_s=self._settings.batch_ms / 1000,
+            block_timeout_s=timeout_ms / 1000,
+        )
+        port.process = self._forge.spawn(
+            port.child.name,
+            port.heartbeat,
+            (engine.fileno(), port.pipes.ready_write, port.pipes.free_read),
+            lambda signals: _work_capture(plan, engine, port, signals),
+        )
+        engine.lend()
+        port.child.started(time.monotonic())
+
+    def _start_uploader(self) -> None:
+        self._uplink.start(self._forge, self._all_ports())
+        self._selector.register(cast(int, self._uplink.fileno()), selectors.EVENT_READ, self._on_uploader)
+
+    def _on_uploader(self) -> None:
+        for queue_id in self._uplink.listen():
+            self._finish_port(queue_id)
+
+    def _finish_port(self, queue_id: int) -> None:
+        port = self._retired.get(queue_id)
+        if port is None or port.child.alive:
+            return
+        del self._retired[port.queue_id]
+        log.info("books closed: %s", port.books(), extra=fields(interface=port.interface.name))
+        port.close()
+
+    # -- deaths ---------------------------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        if self._uplink.process is not None and (code := self._uplink.process.exit_code) is not None:
+            self._uploader_ended(code)
+        for port in self._all_ports():
+            if port.process is not None and (code := port.process.exit_code) is not None:
+                port.process = None
+                self._worker_ended(port, code)
+        reap_strangers()
+
+    def _worker_ended(self, port: Port, exit_code: int) -> None:
+        where = fields(interface=port.interface.name, how=describe(exit_code))
+        asked = port.child.state is State.DRAINING
+        state = port.child.ended(exit_code, time.monotonic())
+        if asked:
+            reason = port.retiring or Reason.SHUTDOWN
+        else:
+            reason = Reason.INTERFACE_GONE if exit_code == Exit.GAVE_UP else Reason.WORKER_DIED
+        where["fields"]["lost"] = port.close_epoch(reason)
+        if asked:
+            log.info("worker stopped", extra=where)
+        else:
+            log.warning("worker died", extra=where)
+            # It may have noticed before we did that its interface is gone.
+            self._look_at_s = self._look_at_s or time.monotonic()
+        if state is State.STOPPED:
+            self._worker_over(port)
+
+    def _uploader_ended(self, exit_code: int) -> None:
+        self._selector.unregister(cast(int, self._uplink.fileno()))
+        self._uplink.ended(exit_code, self._all_ports())
+        if self._phase is Phase.DRAINING_UPLOADER and exit_code == Exit.DRAINED:
+            self._phase = Phase.OVER
+            return
+        log.warning("uploader died", extra=fields(how=describe(exit_code), failures=self._uplink.child.failures))
+        if self._uplink.hopeless and self._phase is Phase.RUNNING:
+            log.critical("the uploader dies again and again; giving up")
+            self._exit = Exit.GAVE_UP
+            self._begin_drain()
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def _tick(self, now_s: float) -> None:
+        self._tick_at_s = now_s + _TICK_S
+        for port in self._ports.values():
+            port.read_statistics()
+        for process in (self._uplink.process, *(p.process for p in self._all_ports())):
+            if process is not None:
+                process.watch()
+        if now_s >= self._stats_at_s:
+            self._stats_at_s = now_s + _STATS_EVERY_S
+            for port in self._ports.values():
+                books = port.books()
+                values = {r.value: n for r, n in books.dropped.items() if n}
+                log.log(
+                    STATS,
+                    "capture stats",
+                    extra=fields(
+                        interface=port.interface.name,
+                        received=books.received,
+                        kernel_drops=books.kernel_drops,
+                        delivered=books.delivered,
+                        in_slots=books.in_flight,
+                        **values,
+                    ),
+                )
+
+    def _complain(self, what: str, **values: Any) -> None:
+        omitted = self._sparse.due(f"{what} {values.get('interface', '')}", time.monotonic())
+        if omitted is not None:
+            log.warning(what, extra=fields(**values, repeated=omitted))
+
+    # -- stop -----------------------------------------------------------------------------------------------------
+
+    def _begin_drain(self) -> None:
+        """SIGTERM, once: shut every filter, let the workers empty their rings, then the uploader the slots."""
+        if self._phase is not Phase.RUNNING:
+            return
+        self._phase = Phase.DRAINING_WORKERS
+        self._deadline_s = time.monotonic() + self._settings.drain_s
+        log.info("draining", extra=fields(at_most_s=self._settings.drain_s))
+        for port in list(self._ports.values()):
+            self._stop_worker(port)
+
+    def _drain(self, now_s: float) -> None:
+        if self._phase is Phase.DRAINING_WORKERS and not any(p.child.alive for p in self._all_ports()):
+            self._phase = Phase.DRAINING_UPLOADER
+            self._uplink.drain()
+        if self._phase in {Phase.DRAINING_WORKERS, Phase.DRAINING_UPLOADER} and now_s >= self._deadline_s:
+            log.warning("the drain's time is over")
+            self._end_children()
+            self._phase = Phase.OVER
+
+    def _end_children(self) -> None:
+        for port in self._all_ports():
+            if port.process is not None:
+                port.process.kill()
+                port.close_epoch(Reason.SHUTDOWN)
+        self._uplink.end_now()
+
+    def _close_books(self) -> None:
+        for port in self._all_ports():
+            books = port.books(slots_lost=True)
+            where = fields(interface=port.interface.name)
+            log.info("books closed: %s", books, extra=where)
+            if not books.balanced:
+                log.error("the books do not balance", extra=where)
+
+
+def _uploader_plan(settings: Settings) -> UploaderPlan:
+    return UploaderPlan(
+        host=settings.vsensor_hostname,
+        port=settings.vsensor_port,
+        key=Key(settings.hmac_key),
+        sensor=settings.sensor_name,
+        application=_APPLICATION,
+    )
+
+
+def _work_capture(plan: CapturePlan, engine: Engine, port: Port, signals: Signals) -> Exit:
+    producer = Producer(port.region, port.pipes.ready_write, port.pipes.free_read)
+    return CaptureWorker(plan, engine, producer, port.heartbeat).run(signals)

@@ -1,0 +1,44 @@
+"""Whether a batch is compressed: decided by what the last sample of its interface gained.
+
+Most traffic is encrypted already; measured, zstd 1 shrinks mixed traffic to 1/1.48 and encrypted traffic to 1/1.11 at
+some 700 MB/s. Where a sample gains less than 5 %, the next batches go as they are, and one in sixteen is tried again.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import zstandard
+
+_LEVEL: Final = 1  # levels 3 and 9 gain 3 to 5 % more for two to six times the time
+_WORTH_RATIO: Final = 1.05
+_SAMPLE_EVERY: Final = 16
+# Below this a batch costs its request, not its bytes.
+_SMALLEST_BYTES: Final = 512
+
+
+class Advice:
+    """One interface's record. Called from the uploader's main thread only."""
+
+    def __init__(self) -> None:
+        self._ratio = 2.0  # optimistic: the first batch is a sample
+        self._skipped = 0
+
+    def worth_trying(self, section_bytes: int) -> bool:
+        if section_bytes < _SMALLEST_BYTES:
+            return False
+        if self._ratio >= _WORTH_RATIO:
+            return True
+        self._skipped += 1
+        if self._skipped < _SAMPLE_EVERY:
+            return False
+        self._skipped = 0
+        return True
+
+    def learn(self, section_bytes: int, compressed_bytes: int) -> None:
+        self._ratio = section_bytes / max(1, compressed_bytes)
+
+
+def compressor() -> zstandard.ZstdCompressor:
+    """One per thread: a compressor keeps state between calls."""
+    return zstandard.ZstdCompressor(level=_LEVEL)

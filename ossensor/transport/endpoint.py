@@ -1,0 +1,149 @@
+"""Which address of the vSensor is used, and when it is tried again. Pure: a clock and events in, one wish out.
+
+Invariant: no address is OPEN, hence connected to, before the supervisor has confirmed that every capture socket's
+filter excludes it; and after a failure nothing is sent until the back-off is over, and then one request, not all.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from enum import Enum, auto
+from typing import Final
+
+from ossensor.filters import Flow
+
+_BASE_S: Final = 0.1
+_CAP_S: Final = 30.0
+# Addresses whose connections may not be over yet; excluded from capture still.
+_REMEMBERED: Final = 16
+
+
+class State(Enum):
+    """What the endpoint is waiting for."""
+
+    UNRESOLVED = auto()  # wants the name looked up
+    RESOLVING = auto()
+    UNGUARDED = auto()  # wants the filters to exclude the addresses
+    GUARDING = auto()
+    OPEN = auto()
+    WAITING = auto()  # for the back-off to end
+
+
+class Event(Enum):
+    """What happens to it."""
+
+    ASKED = auto()  # the wish was passed on
+    RESOLVED = auto()
+    GUARDED = auto()
+    FAILED = auto()  # this address; another is left
+    EXHAUSTED = auto()  # every address failed, or the lookup or the guard did
+    DUE = auto()
+
+
+_TABLE: Final = {
+    (State.UNRESOLVED, Event.ASKED): State.RESOLVING,
+    (State.RESOLVING, Event.RESOLVED): State.UNGUARDED,
+    (State.RESOLVING, Event.EXHAUSTED): State.WAITING,
+    (State.UNGUARDED, Event.ASKED): State.GUARDING,
+    (State.GUARDING, Event.GUARDED): State.OPEN,
+    (State.GUARDING, Event.EXHAUSTED): State.WAITING,
+    (State.OPEN, Event.FAILED): State.OPEN,
+    (State.OPEN, Event.EXHAUSTED): State.WAITING,
+    (State.WAITING, Event.DUE): State.UNRESOLVED,
+}
+
+
+class Endpoint:
+    """The vSensor's name, port and present address."""
+
+    def __init__(self, host: str, port: int, rng: random.Random) -> None:
+        self.host = host
+        self.port = port
+        self._rng = rng
+        self._state = State.UNRESOLVED
+        self._addresses: list[str] = []
+        self._remembered: deque[str] = deque(maxlen=_REMEMBERED)
+        self._failures = 0
+        self._not_before_s = 0.0
+        self.generation = 0  # of the address in use: what was sent to an older one says nothing of this one
+
+    def _step(self, event: Event) -> None:
+        self._state = _TABLE[self._state, event]
+
+    def wants(self, now_s: float) -> State:
+        """UNRESOLVED or UNGUARDED ask the caller to act and then call `asked`; OPEN allows sending."""
+        if self._state is State.WAITING and now_s >= self._not_before_s:
+            self._step(Event.DUE)
+        return self._state
+
+    def asked(self) -> None:
+        self._step(Event.ASKED)
+
+    def resolved(self, addresses: list[str], now_s: float) -> None:
+        """The lookup's answer; an empty one is a failure."""
+        if not addresses:
+            self._exhausted(now_s, 0.0)
+            return
+        self._addresses = addresses
+        for address in addresses:
+            if address in self._remembered:
+                self._remembered.remove(address)
+            self._remembered.append(address)
+        self._step(Event.RESOLVED)
+
+    @property
+    def flows(self) -> list[Flow]:
+        """What every capture filter must exclude before anything is sent: these addresses and recent ones."""
+        return [Flow(address, self.port) for address in self._remembered]
+
+    def guarded(self, now_s: float, *, ok: bool) -> None:
+        if ok:
+            self.generation += 1
+            self._step(Event.GUARDED)
+        else:
+            self._exhausted(now_s, 0.0)
+
+    @property
+    def address(self) -> str:
+        return self._addresses[0]
+
+    def concurrency(self, most: int) -> int:
+        """Requests that may be under way: one after a failure, until it is answered, then all."""
+        if self._state is not State.OPEN:
+            return 0
+        return 1 if self._failures else most
+
+    def succeeded(self) -> None:
+        """Something signed by the vSensor came back."""
+        self._failures = 0
+
+    def failed(self, generation: int, now_s: float, retry_after_s: float = 0.0) -> None:
+        """A request to the address of that generation got no answer that counts; stale news is ignored."""
+        if generation != self.generation or self._state is not State.OPEN:
+            return
+        self.generation += 1
+        if len(self._addresses) > 1:
+            self._addresses.pop(0)
+            self._failures = max(self._failures, 1)
+            self._step(Event.FAILED)
+        else:
+            self._exhausted(now_s, retry_after_s)
+
+    def _exhausted(self, now_s: float, retry_after_s: float) -> None:
+        # Full jitter: a fleet that lost its vSensor at one moment must not come back at one moment.
+        ceiling = min(_CAP_S, _BASE_S * 2.0**self._failures)
+        self._failures = min(self._failures + 1, 30)
+        self._not_before_s = now_s + max(self._rng.uniform(0.0, ceiling), min(retry_after_s, _CAP_S))
+        self._step(Event.EXHAUSTED)
+
+    def hurry(self) -> None:
+        """The drain has begun: do not sit out a back-off that may be longer than what is left."""
+        self._not_before_s = 0.0
+
+    def due_s(self) -> float | None:
+        return self._not_before_s if self._state is State.WAITING else None
+
+    @property
+    def reachable(self) -> bool:
+        return self._state is State.OPEN and not self._failures

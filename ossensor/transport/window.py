@@ -1,0 +1,125 @@
+"""Which batch goes next: the order of every stream, and how many of it are on their way. Pure.
+
+Invariant: of each stream, the batches on their way are its lowest unsettled ones, and `floor` is below all of them. The
+vSensor stores a stream in order and takes the floor's word that everything below it is settled, so a batch must never
+be overtaken by one that was sent while its predecessor waits for a retry.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from enum import Enum, auto
+from itertools import islice
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class State(Enum):
+    """Where a batch is between its slot and its acknowledgement."""
+
+    QUEUED = auto()
+    SENT = auto()
+    RETRY = auto()
+
+
+class Event(Enum):
+    """What happens to a batch."""
+
+    SEND = auto()
+    FAIL = auto()
+    SETTLE = auto()
+
+
+# None: the batch leaves the window. A pair that is not here is a bug, and raises KeyError.
+_TABLE: Final[dict[tuple[State, Event], State | None]] = {
+    (State.QUEUED, Event.SEND): State.SENT,
+    (State.SENT, Event.FAIL): State.RETRY,
+    (State.RETRY, Event.SEND): State.SENT,
+    (State.SENT, Event.SETTLE): None,
+}
+
+
+class _Entry(Generic[T]):
+    __slots__ = ("item", "not_before_s", "state")
+
+    def __init__(self, item: T) -> None:
+        self.item = item
+        self.state = State.QUEUED
+        self.not_before_s = 0.0
+
+
+class Window(Generic[T]):
+    """Batches of many streams, by (stream, sequence). The streams take turns."""
+
+    def __init__(self, in_flight_per_stream: int) -> None:
+        self._limit = in_flight_per_stream
+        self._streams: OrderedDict[str, OrderedDict[int, _Entry[T]]] = OrderedDict()
+        self.in_flight = 0
+
+    def add(self, stream: str, sequence: int, item: T) -> bool:
+        """Queues a batch. False, and nothing queued, unless its sequence is above all that its stream still holds."""
+        line = self._streams.get(stream)
+        if line and sequence <= next(reversed(line)):
+            return False
+        self._streams.setdefault(stream, OrderedDict())[sequence] = _Entry(item)
+        return True
+
+    def next(self, now_s: float) -> tuple[str, int, T] | None:
+        """The batch to send now, marked as sent; None when every stream waits or is at its limit."""
+        for stream, line in self._streams.items():
+            candidate = self._candidate(line)
+            if candidate is None or candidate[1].not_before_s > now_s:
+                continue
+            sequence, entry = candidate
+            self._step(entry, Event.SEND)
+            self.in_flight += 1
+            self._streams.move_to_end(stream)
+            return stream, sequence, entry.item
+        return None
+
+    def _candidate(self, line: OrderedDict[int, _Entry[T]]) -> tuple[int, _Entry[T]] | None:
+        """The lowest batch that is not on its way; nothing above it may be sent before it."""
+        for sequence, entry in islice(line.items(), self._limit):
+            if entry.state is not State.SENT:
+                return sequence, entry
+        return None
+
+    def floor(self, stream: str) -> int:
+        """The lowest sequence of the stream that is not settled."""
+        return next(iter(self._streams[stream]))
+
+    def fail(self, stream: str, sequence: int, not_before_s: float) -> None:
+        """The attempt came to nothing; the batch may go again from `not_before_s` on."""
+        entry = self._streams[stream][sequence]
+        self._step(entry, Event.FAIL)
+        entry.not_before_s = not_before_s
+        self.in_flight -= 1
+
+    def settle(self, stream: str, sequence: int) -> T:
+        """The batch is acknowledged or dropped: it leaves the window, and its stream's floor may rise."""
+        line = self._streams[stream]
+        entry = line[sequence]
+        self._step(entry, Event.SETTLE)
+        self.in_flight -= 1
+        del line[sequence]
+        if not line:
+            del self._streams[stream]
+        return entry.item
+
+    def _step(self, entry: _Entry[T], event: Event) -> None:
+        state = _TABLE[entry.state, event]
+        if state is not None:
+            entry.state = state
+
+    def due_s(self) -> float | None:
+        """When the next waiting batch may go; None when none waits for a time."""
+        times = [
+            candidate[1].not_before_s
+            for line in self._streams.values()
+            if (candidate := self._candidate(line)) is not None
+        ]
+        return min(times, default=None)
+
+    def __len__(self) -> int:
+        return sum(len(line) for line in self._streams.values())

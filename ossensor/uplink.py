@@ -1,0 +1,112 @@
+"""The uploader as the supervisor sees it: one child, one channel, and the queues that it was handed.
+
+Invariant: an uploader, first or successor, knows every queue that is not closed, and which of them are to be emptied
+for good; what it was told is told again to its successor.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from .children import Child
+from .control import Channel
+from .errors import Exit
+from .port import Port
+from .slots import ring_for_dead
+from .spawn import Forge, Process
+from .workers.child import Heartbeat, Signals
+from .workers.uploader import Plan, Uploader
+
+# An uploader that dies this often in a row, never healthy for a minute, has tried for some eight minutes.
+_GIVE_UP_AFTER: Final = 20
+
+
+class Uplink:
+    """`guard` is asked to leave addresses out of the capture before the uploader may connect to them."""
+
+    def __init__(self, plan: Plan, context: ssl.SSLContext, guard: Callable[[Any], bool]) -> None:
+        self._plan = plan
+        self._context = context
+        self._guard = guard
+        self.child = Child("oss-upload")
+        self.process: Process | None = None
+        self._heartbeat = Heartbeat()
+        self._channel: Channel | None = None
+        self._draining = False
+
+    def start(self, forge: Forge, ports: Iterable[Port]) -> None:
+        """Forks an uploader and tells it everything."""
+        ours, theirs = Channel.pair()
+        plan, context, heartbeat = self._plan, self._context, self._heartbeat
+
+        def work(signals: Signals) -> Exit:
+            return Uploader(plan, theirs, context, heartbeat).run(signals)
+
+        self.process = forge.spawn(self.child.name, heartbeat, (theirs.fileno(),), work)
+        theirs.close()
+        self.child.started(time.monotonic())
+        self._channel = ours
+        for port in ports:
+            self.hand_over(port)
+            if port.retiring is not None and not port.child.alive:
+                self.retire(port)
+        if self._draining:
+            ours.send("drain")
+
+    def fileno(self) -> int | None:
+        """The channel's descriptor, to be polled; None while there is no uploader."""
+        return None if self._channel is None else self._channel.fileno()
+
+    def hand_over(self, port: Port) -> None:
+        """Lends the port's slots and the uploader's ends of its doorbells."""
+        if self._channel is not None:
+            descriptors = (port.region.fd, port.pipes.ready_read, port.pipes.free_write)
+            self._channel.send("add", descriptors, queue=port.queue_id, interface=port.interface.name)
+
+    def retire(self, port: Port) -> None:
+        """No worker will fill this queue again: let go of it once it is empty."""
+        if self._channel is not None:
+            self._channel.send("retire", queue=port.queue_id)
+
+    def drain(self) -> None:
+        """All workers are done: empty the slots and leave."""
+        self._draining = True
+        if self._channel is not None:
+            self._channel.send("drain")
+
+    def listen(self) -> list[int]:
+        """Answers what the uploader asks; returns the queues that it has emptied and let go of."""
+        emptied: list[int] = []
+        if self._channel is None:
+            return emptied
+        for message, descriptors in self._channel.receive():
+            for fd in descriptors:
+                os.close(fd)  # nothing that comes this way may bring one
+            if message["op"] == "guard":
+                self._channel.send("guarded", ok=self._guard(message.get("flows")))
+            elif message["op"] == "retired" and isinstance(message.get("queue"), int):
+                emptied.append(message["queue"])
+        return emptied
+
+    def ended(self, exit_code: int, ports: Iterable[Port]) -> None:
+        """The process is dead: its successor will look at all slots."""
+        self.process = None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        self.child.ended(exit_code, time.monotonic())
+        for port in ports:
+            ring_for_dead(port.pipes)
+
+    @property
+    def hopeless(self) -> bool:
+        return self.child.failures >= _GIVE_UP_AFTER
+
+    def end_now(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process = None

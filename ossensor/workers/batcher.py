@@ -1,0 +1,129 @@
+"""Packets into slots: where one batch ends and the next begins.
+
+Invariant: `room()` packets can be added whatever their lengths, so a packet that the engine has taken out of the kernel
+always has a place; and after `commit` every added packet is in a slot's committed part.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from ossensor import pcapng
+from ossensor.logs import CHUNK, PACKET, fields
+from ossensor.ratelimit import Bucket
+from ossensor.slots import Producer
+
+log = logging.getLogger(__name__)
+
+# Level 5 shows what crosses, it does not record it: 100 packets a second are more than anyone reads.
+_DUMPS_PER_S: Final = 100.0
+
+
+class Batcher:
+    """The batch being filled, if any, and the sequence of the next."""
+
+    def __init__(self, producer: Producer, epoch: bytes, prologue: bytes, snaplen: int, max_age_s: float) -> None:
+        self._producer = producer
+        self._epoch = epoch
+        self._prologue = prologue
+        self._block_bytes = pcapng.largest_block(snaplen)
+        self._max_age_s = max_age_s
+        self._sequence = 0
+        self._slot = 0
+        self._section: pcapng.Section | None = None
+        self._packets = 0
+        self._first_ns = 0
+        self._last_ns = 0
+        self._opened_s = 0.0
+        self._dumps = Bucket(_DUMPS_PER_S, int(_DUMPS_PER_S)) if log.isEnabledFor(PACKET) else None
+        self._per_slot = pcapng.blocks_in_empty_section(producer.region.slot_bytes, prologue, self._block_bytes)
+        if self._per_slot < 1:
+            raise AssertionError("a slot cannot hold one packet of the largest size")
+
+    def room(self) -> int:
+        """Packets that can be added now even if each is as long as the snap length allows."""
+        rest = self._section.blocks_that_fit(self._block_bytes) if self._section is not None else 0
+        return rest + self._producer.free * self._per_slot
+
+    def add(self, ts_ns: int, packet: bytes, original_length: int) -> None:
+        """Adds one packet; begins the next slot when this one is full. The caller has asked `room` before."""
+        section = self._section
+        if section is None:
+            section = self._begin(ts_ns)
+        if not section.add(ts_ns, packet, original_length):
+            self.publish()
+            section = self._begin(ts_ns)
+            if not section.add(ts_ns, packet, original_length):
+                raise AssertionError("room() promised that this packet fits")
+        self._packets += 1
+        self._last_ns = ts_ns
+        if self._dumps is not None:
+            self._dump(packet)
+
+    def _begin(self, ts_ns: int) -> pcapng.Section:
+        self._slot = self._producer.begin(self._epoch, self._sequence)
+        self._sequence += 1
+        self._section = pcapng.Section.open(self._producer.region.slot(self._slot), self._prologue)
+        self._packets = 0
+        self._first_ns = ts_ns
+        self._opened_s = time.monotonic()
+        return self._section
+
+    def commit(self) -> None:
+        """Makes what was added survive this process. Called after every read."""
+        if self._section is not None:
+            self._producer.commit(self._slot, self._section.used, self._packets, self._first_ns, self._last_ns)
+
+    def publish(self) -> None:
+        """Hands the batch, if there is one, to the uploader."""
+        section = self._section
+        if section is None:
+            return
+        self.commit()
+        length = section.close(self._first_ns, self._last_ns, *self._producer.region.kernel_counts())
+        self._producer.publish(self._slot, length)
+        self._section = None
+        log.log(
+            CHUNK,
+            "chunk",
+            extra=fields(
+                sequence=self._sequence - 1,
+                packets=self._packets,
+                bytes=length,
+                span_ms=round((self._last_ns - self._first_ns) / 1e6, 3),
+            ),
+        )
+
+    def due_s(self) -> float | None:
+        """When the batch must be published, on the monotonic clock; None when there is none."""
+        return None if self._section is None else self._opened_s + self._max_age_s
+
+    def _dump(self, packet: bytes) -> None:
+        assert self._dumps is not None  # noqa: S101  for the type checker; the caller has looked
+        if self._dumps.take(time.monotonic()):
+            omitted, self._dumps.refused = self._dumps.refused, 0
+            log.log(PACKET, packet.hex(), extra=fields(bytes=len(packet), packets_left_out=omitted))
+
+
+def rescue(producer: Producer) -> int:
+    """Closes and publishes the section that a killed worker was filling; returns the packets saved.
+
+    The supervisor calls it when the worker is dead. Killed in the middle itself, nothing is lost but what dies with it
+    anyway. A header that cannot be true is published as it is: the uploader counts it as corrupt.
+    """
+    orphan = producer.orphan()
+    if orphan is None:
+        return 0
+    if not orphan.packets:
+        producer.abandon(orphan.slot)
+        return 0
+    view = producer.region.slot(orphan.slot)
+    if orphan.used > len(view) - pcapng.CLOSING_BYTES:
+        producer.publish(orphan.slot, 0)
+        return 0
+    section = pcapng.Section(view, orphan.used)
+    length = section.close(orphan.first_ns, orphan.last_ns, *producer.region.kernel_counts())
+    producer.publish(orphan.slot, length)
+    return orphan.packets

@@ -1,0 +1,128 @@
+"""The capture worker: packets from one engine into slots, one pcapng section a slot.
+
+Invariant: a packet that the engine has given is either committed to a slot, where it survives this process, or this
+process died between the two; the supervisor finds those by subtraction (kernel's count less committed) and counts them
+as worker_died. When no slot is free the worker does not read: the kernel's ring fills, and the kernel counts for us.
+Nothing here waits for the network, the disk or a log.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from ossensor import pcapng
+from ossensor.capture.engine import SNAPLEN_BYTES, Engine
+from ossensor.errors import Exit, InterfaceGoneError
+from ossensor.logs import fields
+from ossensor.slots import Producer
+
+from .batcher import Batcher
+from .child import HEARTBEAT_S, Heartbeat, Signals
+
+log = logging.getLogger(__name__)
+
+# Packets per call of the engine: the loop looks at signals and ages between calls, some hundred times a second.
+_READ_AT_MOST: Final = 512
+# A drain that finds no free slot for this long leaves the ring to the supervisor's count.
+_DRAIN_PATIENCE_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the worker was forked for."""
+
+    interface: str
+    ifindex: int
+    epoch: bytes
+    capture_filter: str
+    application: str
+    batch_s: float
+    block_timeout_s: float  # how long the kernel may hold a packet before it shows it
+
+
+class CaptureWorker:
+    """The loop over engine, doorbells and signals."""
+
+    def __init__(self, plan: Plan, engine: Engine, producer: Producer, heartbeat: Heartbeat) -> None:
+        self._plan = plan
+        self._engine = engine
+        self._producer = producer
+        self._heartbeat = heartbeat
+        prologue = pcapng.section_header(plan.application) + pcapng.interface_description(
+            plan.interface, engine.linktype, SNAPLEN_BYTES, plan.capture_filter, "Linux"
+        )
+        # The kernel may have held the first packet for one block timeout already; the batch's age counts that.
+        max_age_s = max(0.0, plan.batch_s - plan.block_timeout_s)
+        self._batcher = Batcher(producer, plan.epoch, prologue, SNAPLEN_BYTES, max_age_s)
+        self._drain_until_s: float | None = None
+
+    def run(self, signals: Signals) -> Exit:
+        """Captures until SIGTERM, then drains: DRAINED, or GAVE_UP when the interface is gone."""
+        where = fields(interface=self._plan.interface, ifindex=self._plan.ifindex, epoch=self._plan.epoch.hex())
+        log.info("capturing", extra=where)
+        code = Exit.DRAINED
+        try:
+            self._loop(signals)
+        except InterfaceGoneError as e:
+            log.warning("the interface is gone: %s", e, extra=where)
+            code = Exit.GAVE_UP
+        self._batcher.publish()
+        return code
+
+    def _loop(self, signals: Signals) -> None:
+        poll = select.poll()
+        poll.register(signals.fileno(), select.POLLIN)
+        poll.register(self._producer.free_read, select.POLLIN)
+        watching = False
+        while True:
+            self._heartbeat.beat()
+            # Without room the engine's descriptor stays readable, and polling it would spin.
+            if (self._batcher.room() > 0) is not watching:
+                watching = not watching
+                if watching:
+                    poll.register(self._engine.fileno(), select.POLLIN)
+                else:
+                    poll.unregister(self._engine.fileno())
+            poll.poll(self._timeout_ms())
+            self._producer.listen()
+            if signals.take() and self._drain_until_s is None:
+                # The supervisor has shut every filter by now. What was captured before becomes visible within one
+                # block timeout; three leave room for a late timer (measured exact in 60 of 60 stops).
+                self._drain_until_s = time.monotonic() + 3 * self._plan.block_timeout_s
+            moved = self._read()
+            due_s = self._batcher.due_s()
+            if due_s is not None and time.monotonic() >= due_s:
+                self._batcher.publish()
+            if self._drained(moved):
+                return
+
+    def _read(self) -> int:
+        """Packets moved. An engine that fails half way has given some, too: commit before the error goes up."""
+        room = self._batcher.room()
+        if not room:
+            return 0
+        try:
+            return self._engine.read(self._batcher.add, min(room, _READ_AT_MOST))
+        finally:
+            self._batcher.commit()
+
+    def _drained(self, moved: int) -> bool:
+        if self._drain_until_s is None:
+            return False
+        now_s = time.monotonic()
+        if moved:
+            self._drain_until_s = max(self._drain_until_s, now_s + self._plan.block_timeout_s)
+        patience_s = 0.0 if self._batcher.room() else _DRAIN_PATIENCE_S
+        return now_s >= self._drain_until_s + patience_s
+
+    def _timeout_ms(self) -> float:
+        now_s = time.monotonic()
+        until_s = now_s + (HEARTBEAT_S if self._drain_until_s is None else self._plan.block_timeout_s)
+        due_s = self._batcher.due_s()
+        if due_s is not None:
+            until_s = min(until_s, due_s)
+        return max(0.0, (until_s - now_s) * 1000)

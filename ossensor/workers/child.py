@@ -1,0 +1,135 @@
+"""What every child does first and last, whatever its work: signals, privilege, descriptors, heartbeat, exit code."""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import logging
+import mmap
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from ossensor.errors import Exit
+from ossensor.logs import ChildHandler
+
+from . import privileges
+
+log = logging.getLogger(__name__)
+
+_STANDARD_FDS: Final = (0, 1, 2)
+HEARTBEAT_S: Final = 1.0  # a child beats at least this often; ten missed beats are a hang
+
+
+class Heartbeat:
+    """A word of shared memory in which a child says that its loop turns. Written by the child, read by the parent."""
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, mmap.PAGESIZE)
+        self._word = memoryview(self._map).cast("Q")
+        self.beat()
+
+    def beat(self) -> None:
+        self._word[0] = time.monotonic_ns()
+
+    @property
+    def age_s(self) -> float:
+        return (time.monotonic_ns() - self._word[0]) / 1e9
+
+    def close(self) -> None:
+        self._word.release()
+        self._map.close()
+
+
+class Signals:
+    """SIGTERM as a readable descriptor: handlers only enqueue, the loop decides."""
+
+    def __init__(self) -> None:
+        self._read, write = socket.socketpair()
+        self._read.setblocking(False)
+        write.setblocking(False)
+        self._write = write
+        signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def fileno(self) -> int:
+        return self._read.fileno()
+
+    def take(self) -> set[int]:
+        """The signals that arrived since the last call."""
+        try:
+            return set(self._read.recv(4096))
+        except BlockingIOError:
+            return set()
+
+
+@dataclass(frozen=True)
+class Birth:
+    """What a child needs to know of its parent and itself to begin."""
+
+    name: str
+    parent_pid: int
+    uid: int
+    gid: int
+    handler: ChildHandler
+    heartbeat: Heartbeat
+    keep_fds: tuple[int, ...]
+
+
+def begin(birth: Birth) -> Signals:
+    """Turns the copy of the supervisor that fork made into a child, through one-way doors in this order.
+
+    1. Streams of our own: another thread may have held the lock of sys.stderr at the fork; here nobody lets it go.
+    2. Signals: the supervisor's handlers and wakeup descriptor are not ours; SIGINT is the supervisor's to pass on
+       (a terminal sends it to the whole group), SIGABRT prints every stack.
+    3. Descriptors: close what is not on the list, before anything can be made of it.
+    4. Privilege.
+    5. Die with the parent: after 4, because a change of credentials clears the setting.
+    """
+    sys.stdin = io.StringIO()
+    sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115  lives as long as we do
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    faulthandler.enable(all_threads=True)
+    birth.handler.adopt()
+    privileges.set_name(birth.name)
+    _close_all_but({*_STANDARD_FDS, *birth.keep_fds, birth.handler.queue.write_fd()})
+    kept = privileges.drop_everything(birth.uid, birth.gid)
+    privileges.die_with_parent(birth.parent_pid)
+    if kept:
+        log.warning("%s: %s", birth.name, kept)
+    birth.heartbeat.beat()
+    return Signals()
+
+
+def _close_all_but(keep: set[int]) -> None:
+    low = 0
+    for fd in sorted(keep):
+        # Never an empty range: CPython 3.11 turns closerange(0, 0) into close_range(0, -1), which closes everything.
+        if fd > low:
+            os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+
+
+def live(birth: Birth, work: Callable[[Signals], Exit]) -> NoReturn:
+    """A child's whole life.
+
+    It ends past every destructor: a pypcap handle must not be closed twice, nor a feeder thread joined.
+    """
+    try:
+        code = work(begin(birth))
+    except Exception:
+        # Not through the log: it may be what is broken.
+        traceback.print_exc()
+        code = Exit.INTERNAL
+    birth.handler.flush_briefly()
+    os._exit(code)

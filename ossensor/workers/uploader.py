@@ -1,0 +1,358 @@
+"""The uploader: takes ready slots of every interface, has them sent, and settles them.
+
+Invariant: a slot is settled only when the vSensor acknowledged its batch, or refused it for good, in a signed reply; or
+when its header cannot be true. Until then it stays READY in shared memory, so this process may die at any instruction:
+its successor finds every batch again, and the vSensor recognises those that had arrived.
+
+The main thread decides everything (window, endpoint, slots); sender threads make one attempt each and report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import random
+import secrets
+import select
+import socket
+import ssl
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ossensor.accounting import Reason
+from ossensor.control import Channel
+from ossensor.errors import Exit
+from ossensor.logs import SEND, fields
+from ossensor.ratelimit import Sparse
+from ossensor.slots import Batch, Consumer, Region
+from ossensor.transport.client import Client, Job, Kind, Result
+from ossensor.transport.compression import Advice
+from ossensor.transport.endpoint import Endpoint, State
+from ossensor.transport.protocol import BatchId, Outcome, Stream
+from ossensor.transport.signing import Key, Nonce
+from ossensor.transport.window import Window
+
+from .child import HEARTBEAT_S, Heartbeat, Signals
+
+log = logging.getLogger(__name__)
+
+SENDERS: Final = 4
+# The vSensor holds a batch that overtook its predecessor for two seconds; a line of four never waits on itself.
+_IN_FLIGHT_PER_STREAM: Final = 4
+# A signed "not now" is not a reason to suspect the line: the batch alone waits a little.
+_AGAIN_S: Final = 0.2
+# The drain ends early when nothing was settled for this long: a vSensor that is not there keeps nobody waiting, and
+# with the workers' drain before it the whole stop stays under five seconds.
+_DRAIN_PATIENCE_S: Final = 2.5
+_STATS_EVERY_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the uploader was forked for."""
+
+    host: str
+    port: int
+    key: Key
+    sensor: str
+    application: str
+
+
+@dataclass
+class Line:
+    """One interface's queue, as the uploader sees it."""
+
+    interface: str
+    consumer: Consumer
+    fds: list[int]
+    advice: Advice = field(default_factory=Advice)
+    retiring: bool = False
+
+
+@dataclass(frozen=True)
+class Item:
+    """A batch in the window, and the queue it came from."""
+
+    queue_id: int
+    batch: Batch
+    section: memoryview
+
+
+@dataclass
+class Totals:
+    """For the statistics lines; exact counts of packets are in shared memory."""
+
+    batches: int = 0
+    packets: int = 0
+    wire_bytes: int = 0
+    attempts: int = 0
+
+
+class Uploader:
+    """The main thread's state."""
+
+    def __init__(self, plan: Plan, channel: Channel, context: ssl.SSLContext, heartbeat: Heartbeat) -> None:
+        self._plan = plan
+        self._channel = channel
+        self._heartbeat = heartbeat
+        self._lines: dict[int, Line] = {}
+        self._window: Window[Item] = Window(_IN_FLIGHT_PER_STREAM)
+        self._endpoint = Endpoint(plan.host, plan.port, random.Random())  # noqa: S311  jitter, not a secret
+        self._nonce_run = secrets.token_hex(16)
+        self._nonce_count = 0
+        self._clock_offset_s = 0
+        self._sparse = Sparse()
+        self._totals = Totals()
+        self._stats_at_s = time.monotonic() + _STATS_EVERY_S
+        self._drain_since_s: float | None = None
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Result | list[str]] = queue.SimpleQueue()
+        self._items: dict[BatchId, tuple[str, Item]] = {}
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        for number in range(SENDERS):
+            client = Client(plan.host, plan.port, plan.key, context, plan.application)
+            threading.Thread(target=self._sender, args=(client,), name=f"sender-{number}", daemon=True).start()
+
+    # -- threads: nothing below this line touches the main thread's state -----------------------------------------
+
+    def _sender(self, client: Client) -> None:
+        generation = 0
+        while True:
+            job = self._jobs.get()
+            if job.generation != generation:
+                client.close()  # a connection to an address that is not in use any more
+                generation = job.generation
+            self._report(client.send(job))
+
+    def _report(self, news: Result | list[str]) -> None:
+        self._done.put(news)
+        with contextlib.suppress(OSError):
+            self._wake_write.send(b"!")
+
+    def _resolve(self) -> None:
+        """Getaddrinfo has no time limit, hence a thread of its own."""
+        try:
+            found = socket.getaddrinfo(self._plan.host.strip("[]"), self._plan.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as e:
+            log.debug("lookup: %s", e)
+            found = []
+        self._report(list(dict.fromkeys(str(entry[4][0]) for entry in found)))
+
+    # -- the main thread ------------------------------------------------------------------------------------------
+
+    def run(self, signals: Signals) -> Exit:
+        """Uploads until told to drain; then until all is settled, or nothing has been for a while."""
+        log.info("uploader ready")
+        self._channel.send("ready")
+        while True:
+            self._heartbeat.beat()
+            self._wait(signals)
+            signals.take()  # SIGTERM alone means nothing here: the supervisor says "drain" when the workers are done
+            for message, fds in self._channel.receive():
+                self._obey(message, fds)
+            self._hear_threads()
+            for queue_id, line in self._lines.items():
+                self._take_in(queue_id, line)
+            self._attend_endpoint()
+            self._send_due()
+            self._retire_idle()
+            self._print_stats()
+            if self._drained():
+                return Exit.DRAINED
+
+    def _wait(self, signals: Signals) -> None:
+        poll = select.poll()
+        for fd in (signals.fileno(), self._channel.fileno(), self._wake_read.fileno()):
+            poll.register(fd, select.POLLIN)
+        for line in self._lines.values():
+            poll.register(line.consumer.ready_read, select.POLLIN)
+        now_s = time.monotonic()
+        until_s = now_s + HEARTBEAT_S
+        if (due_s := self._endpoint.due_s()) is not None and len(self._window):
+            until_s = min(until_s, due_s)
+        if self._may_send() and (due_s := self._window.due_s()) is not None:
+            until_s = min(until_s, due_s)
+        poll.poll(max(0.0, (until_s - now_s) * 1000))
+
+    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
+        match message["op"]:
+            case "add":
+                memory, ready_read, free_write = fds
+                consumer = Consumer(Region(memory), ready_read, free_write)
+                self._lines[message["queue"]] = Line(message["interface"], consumer, fds)
+            case "retire":
+                if message["queue"] in self._lines:
+                    self._lines[message["queue"]].retiring = True
+            case "guarded":
+                self._endpoint.guarded(time.monotonic(), ok=message["ok"])
+            case "drain":
+                self._drain_since_s = time.monotonic()
+                self._endpoint.hurry()
+            case unknown:
+                raise AssertionError(f"the supervisor said {unknown}")
+
+    def _take_in(self, queue_id: int, line: Line) -> None:
+        for batch in line.consumer.listen():
+            section = line.consumer.section(batch)
+            # A worker reads packets from anywhere: what it publishes is checked like a stranger's. The queue is part
+            # of the stream's name, so that no worker can put its batches into another's order.
+            stream = f"{queue_id}/{batch.epoch}"
+            if section is None or not self._window.add(stream, batch.sequence, Item(queue_id, batch, section)):
+                line.consumer.settle(batch, Reason.CORRUPT)
+                log.error("a worker published an impossible slot", extra=fields(interface=line.interface))
+
+    def _attend_endpoint(self) -> None:
+        if not len(self._window) and self._endpoint.due_s() is not None:
+            return  # nothing to send: let it rest
+        match self._endpoint.wants(time.monotonic()):
+            case State.UNRESOLVED:
+                self._endpoint.asked()
+                threading.Thread(target=self._resolve, name="resolver", daemon=True).start()
+            case State.UNGUARDED:
+                self._endpoint.asked()
+                self._channel.send("guard", flows=self._endpoint.flows)
+            case _:
+                pass
+
+    def _may_send(self) -> bool:
+        return self._window.in_flight < self._endpoint.concurrency(SENDERS)
+
+    def _send_due(self) -> None:
+        while self._may_send():
+            chosen = self._window.next(time.monotonic())
+            if chosen is None:
+                return
+            stream, sequence, item = chosen
+            line = self._lines[item.queue_id]
+            batch = BatchId(Stream(self._plan.sensor, item.batch.epoch, line.interface), sequence)
+            self._nonce_count += 1
+            self._totals.attempts += 1
+            self._items[batch] = (stream, item)
+            self._jobs.put(
+                Job(
+                    batch,
+                    item.section,
+                    packets=item.batch.packets,
+                    floor=self._window.floor(stream),
+                    compress=line.advice.worth_trying(len(item.section)),
+                    address=self._endpoint.address,
+                    generation=self._endpoint.generation,
+                    created_s=int(time.time()) + self._clock_offset_s,
+                    nonce=Nonce(self._nonce_run, self._nonce_count),
+                )
+            )
+
+    def _hear_threads(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_read.recv(4096)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                news = self._done.get_nowait()
+                if isinstance(news, Result):
+                    self._conclude(news)
+                else:
+                    self._resolved(news)
+
+    def _resolved(self, addresses: list[str]) -> None:
+        if not addresses:
+            self._complain("VSENSOR_HOSTNAME does not resolve", host=self._plan.host)
+        self._endpoint.resolved(addresses, time.monotonic())
+
+    def _complain(self, what: str, **values: Any) -> None:
+        omitted = self._sparse.due(what, time.monotonic())
+        if omitted is not None:
+            log.warning(what, extra=fields(**values, repeated=omitted))
+
+    def _conclude(self, result: Result) -> None:
+        job = result.job
+        stream, item = self._items.pop(job.batch)
+        log.log(
+            SEND,
+            "sent batch",
+            extra=fields(
+                interface=job.batch.stream.interface,
+                sequence=job.batch.sequence,
+                packets=job.packets,
+                bytes=len(job.section),
+                wire_bytes=result.wire_bytes,
+                answer=result.detail,
+                ms=round(result.elapsed_s * 1000, 1),
+            ),
+        )
+        now_s = time.monotonic()
+        if result.kind is Kind.NO_ANSWER:
+            self._complain("no answer from the vSensor", host=self._plan.host, address=job.address, why=result.detail)
+            self._endpoint.failed(job.generation, now_s, result.retry_after_s)
+            self._window.fail(stream, job.batch.sequence, now_s)
+            return
+        if not self._endpoint.reachable:
+            log.info("the vSensor answers", extra=fields(host=self._plan.host, address=job.address))
+        self._endpoint.succeeded()
+        if result.kind is Kind.AGAIN:
+            self._again(result, stream, now_s)
+            return
+        if job.compress and result.wire_bytes:
+            self._lines[item.queue_id].advice.learn(len(job.section), result.wire_bytes)
+        self._settle(result, stream, item)
+
+    def _again(self, result: Result, stream: str, now_s: float) -> None:
+        if result.outcome is Outcome.STALE and result.vsensor_time_s is not None:
+            # Only a signed reply may move our idea of the time, and only the offset: the clock stays its owner's.
+            self._clock_offset_s = result.vsensor_time_s - int(time.time())
+            self._complain("the clocks differ; signing with the vSensor's", offset_s=self._clock_offset_s)
+        elif result.outcome is not Outcome.OUT_OF_ORDER:
+            self._complain("the vSensor cannot take a batch now", answer=result.detail)
+        self._window.fail(stream, result.job.batch.sequence, now_s + max(_AGAIN_S, result.retry_after_s))
+
+    def _settle(self, result: Result, stream: str, item: Item) -> None:
+        line = self._lines[item.queue_id]
+        reason = None
+        if result.kind is Kind.REFUSED:
+            reason = Reason.TOO_LARGE if result.outcome is Outcome.TOO_LARGE else Reason.REJECTED
+            log.error(
+                "the vSensor refused a batch for good",
+                extra=fields(
+                    interface=line.interface,
+                    sequence=item.batch.sequence,
+                    packets=item.batch.packets,
+                    reason=reason.value,
+                    answer=result.detail,
+                ),
+            )
+        else:
+            self._totals.batches += 1
+            self._totals.packets += item.batch.packets
+            self._totals.wire_bytes += result.wire_bytes
+        self._window.settle(stream, item.batch.sequence)
+        line.consumer.settle(item.batch, reason)
+        if self._drain_since_s is not None:
+            self._drain_since_s = time.monotonic()
+
+    def _retire_idle(self) -> None:
+        for queue_id, line in list(self._lines.items()):
+            if line.retiring and not line.consumer.held and line.consumer.idle():
+                del self._lines[queue_id]
+                line.consumer.region.close()
+                for fd in line.fds:
+                    os.close(fd)
+                self._channel.send("retired", queue=queue_id)
+
+    def _print_stats(self) -> None:
+        now_s = time.monotonic()
+        if now_s < self._stats_at_s:
+            return
+        self._stats_at_s = now_s + _STATS_EVERY_S
+        totals = fields(**vars(self._totals), waiting=len(self._window), reachable=self._endpoint.reachable)
+        log.log(SEND, "sent packets", extra=totals)
+
+    def _drained(self) -> bool:
+        if self._drain_since_s is None:
+            return False
+        if all(line.consumer.idle() for line in self._lines.values()):
+            return True
+        return time.monotonic() - self._drain_since_s > _DRAIN_PATIENCE_S
