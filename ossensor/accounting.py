@@ -53,10 +53,16 @@ class Books:
     def balanced(self) -> bool:
         return self.missing == 0
 
+    def counts(self) -> dict[str, int]:
+        """By name; a reason that nothing was dropped for is left out."""
+        totals = {
+            "received": self.received,
+            "kernel_drops": self.kernel_drops,
+            "delivered": self.delivered,
+            "in_flight": self.in_flight,
+        }
+        return totals | {reason.value: count for reason, count in self.dropped.items() if count}
+
     def __str__(self) -> str:
-        drops = "".join(f" {reason.value}={count}" for reason, count in self.dropped.items() if count)
         verdict = "balanced" if self.balanced else f"NOT BALANCED: missing={self.missing}"
-        return (
-            f"received={self.received} kernel_drops={self.kernel_drops} delivered={self.delivered}"
-            f" in_flight={self.in_flight}{drops} ({verdict})"
-        )
+        return " ".join(f"{name}={count}" for name, count in self.counts().items()) + f" ({verdict})"

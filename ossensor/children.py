@@ -93,6 +93,10 @@ class Child:
         self.started(now_s)
         self.ended(Exit.GAVE_UP, now_s)
 
+    def hurry(self) -> None:
+        """Ends the back-off: the drain has begun."""
+        self.due_s = 0.0
+
     def due(self, now_s: float) -> bool:
         return self.state is State.IDLE or (self.state is State.BACKOFF and now_s >= self.due_s)
 

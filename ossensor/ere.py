@@ -65,18 +65,18 @@ def _anchor_repeated(pattern: str) -> bool:
     """
     groups = [False]  # for each open group, whether an anchor has been seen in it; the first is the whole pattern
     before = False  # whether what a repetition at this place would repeat holds an anchor
-    for token in _TOKEN.findall(pattern):
-        if token in {"*", "+"} or (token[0] == "{" and len(token) > 1):
+    for piece in _TOKEN.findall(pattern):
+        if piece in {"*", "+"} or (piece[0] == "{" and len(piece) > 1):
             if before:
                 return True
-        elif token == "(":
+        elif piece == "(":
             groups.append(False)
             before = False
-        elif token == ")" and len(groups) > 1:
+        elif piece == ")" and len(groups) > 1:
             before = groups.pop()
             groups[-1] |= before
-        elif token != "?":
-            before = token in _ANCHORS
+        elif piece != "?":
+            before = piece in _ANCHORS
             groups[-1] |= before
     return False
 

@@ -3,6 +3,10 @@
 Invariant: whatever the user's filter says, neither the sensor's own upload nor (unless asked for) the credential
 endpoints pass. Forwarding the own upload would amplify without bound: every batch sent would make the next one.
 
+Each guard asks for the packet's length first. A BPF program that loads past a packet's end ends by refusing the packet
+(net/core/filter.c; RFC 9669 calls it an abort), so an unguarded look at addresses would lose short and malformed
+frames, which are the ones that an analyst wants most.
+
 The user's expression stands last: its `vlan` or `mpls` keywords shift libpcap's decoding offsets for all that follows
 in the expression (pcap-filter(7)), and what guards the host must not be shifted. It is compiled on its own before it
 gets here, so that it cannot close our parenthesis (`port 80) or (tcp`).
@@ -16,6 +20,10 @@ from typing import Final, NamedTuple
 
 # Where AWS hands out role credentials in clear: ECS tasks, EKS pods, the instance's own; IPv4 and IPv6.
 CREDENTIAL_ENDPOINTS: Final = ("169.254.170.2", "169.254.170.23", "169.254.169.254", "fd00:ec2::254", "fd00:ec2::23")
+
+# Ethernet and the IP header up to its addresses' end. Link layers with a shorter header let a few bytes more through.
+_LEAST_IPV4_BYTES: Final = 14 + 20
+_LEAST_IPV6_BYTES: Final = 14 + 40
 
 # Addresses of a vSensor that are excluded at once: the one in use and the ones tried before it. 64 host tests and
 # their jumps stay far below the kernel's 4,096 instructions.
@@ -36,7 +44,9 @@ def checked_flow(address: str, port: int) -> Flow:
     """
     if not 0 < port < 65536:
         raise ValueError(f"port {port}")
-    return Flow(str(ip_address(address.partition("%")[0])), port)
+    parsed = ip_address(address.partition("%")[0])
+    # ::ffff:10.0.0.1 is a way to write an IPv4 address to an IPv6 socket; on the wire it is IPv4.
+    return Flow(str(getattr(parsed, "ipv4_mapped", None) or parsed), port)
 
 
 def effective(user: str, own: Iterable[Flow], *, credential_endpoints: bool) -> str:
@@ -46,10 +56,20 @@ def effective(user: str, own: Iterable[Flow], *, credential_endpoints: bool) -> 
     for flow in own:
         by_port.setdefault(flow.port, []).append(flow.address)
     for port, addresses in sorted(by_port.items()):
-        hosts = " or ".join(f"host {a}" for a in sorted(addresses))
-        terms.append(f"not (tcp port {port} and ({hosts}))")
+        # Addresses before ports: the port's place in the packet is computed from what a malformed packet claims.
+        terms += _unless(addresses, f" and tcp port {port}")
     if not credential_endpoints:
-        terms.append("not (" + " or ".join(f"host {a}" for a in CREDENTIAL_ENDPOINTS) + ")")
+        terms += _unless(CREDENTIAL_ENDPOINTS, "")
     if user.strip():
         terms.append(f"({user.strip()})")
     return " and ".join(terms)
+
+
+def _unless(addresses: Iterable[str], further: str) -> list[str]:
+    """Terms that refuse packets from or to the addresses, and that packets too short to tell pass."""
+    terms = []
+    for protocol, least_bytes, version in (("ip", _LEAST_IPV4_BYTES, 4), ("ip6", _LEAST_IPV6_BYTES, 6)):
+        hosts = [f"{protocol} host {a}" for a in sorted(addresses) if ip_address(a).version == version]
+        if hosts:
+            terms.append(f"not (greater {least_bytes} and ({' or '.join(hosts)}){further})")
+    return terms

@@ -53,7 +53,7 @@ class TextFormatter(logging.Formatter):
     """`2026-11-23T09:01:19.123Z INFO supervisor: capturing interface=eth0`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        values = "".join(f" {k}={v}" for k, v in getattr(record, "fields", {}).items())
+        values = "".join(f" {k}={_word(v)}" for k, v in _fields(record).items())
         text = f"{_utc(record)} {record.levelname} {record.processName}: {record.getMessage()}{values}"
         if record.exc_info and not record.exc_text:
             record.exc_text = self.formatException(record.exc_info)
@@ -70,13 +70,19 @@ class JsonFormatter(logging.Formatter):
             "process": record.processName,
             "pid": record.process,
             "message": record.getMessage(),
-            **getattr(record, "fields", {}),
+            **_fields(record),
         }
         if record.exc_info and not record.exc_text:
             record.exc_text = self.formatException(record.exc_info)
         if record.exc_text:
             values["traceback"] = record.exc_text
         return json.dumps(values, default=str)
+
+
+def _word(value: Any) -> str:
+    """One word: what a peer made us say can neither break the line nor pass for another field."""
+    text = str(value)
+    return text if text.isprintable() and not set(text) & {" ", '"', "="} else json.dumps(text)
 
 
 def _utc(record: logging.LogRecord) -> str:

@@ -28,6 +28,8 @@ _ISB_START, _ISB_END, _ISB_RECEIVED, _ISB_DROPPED = 2, 3, 4, 5
 _EPB_HEAD = struct.Struct("<IIIIIII")  # type, length, interface, timestamp high, low, captured, original
 _LENGTH = struct.Struct("<I")
 _SECTION_LENGTH_AT: Final = 16
+# An option's length has 16 bits; a filter that reads like a book is cut rather than refused.
+LONGEST_FILTER_BYTES: Final = 4000
 EPB_OVERHEAD: Final = _EPB_HEAD.size + _LENGTH.size
 _PAD = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length modulo 4
 
@@ -51,7 +53,7 @@ def interface_description(name: str, linktype: int, snaplen: int, capture_filter
     """An IDB with nanosecond timestamps. The filter is the libpcap string that the packets passed (option code 0)."""
     options = _option(_IF_NAME, name.encode("utf-8", "replace")) + _option(_IF_TSRESOL, b"\x09")
     if capture_filter:
-        options += _option(_IF_FILTER, b"\0" + capture_filter.encode("utf-8", "replace")[:4000])
+        options += _option(_IF_FILTER, b"\0" + capture_filter.encode("utf-8", "replace")[:LONGEST_FILTER_BYTES])
     options += _option(_IF_OS, system.encode()) + _OPT_END
     return _block(IDB, struct.pack("<HHI", linktype, 0, snaplen) + options)
 

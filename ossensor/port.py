@@ -1,11 +1,11 @@
-"""One captured interface: its slots, its capture socket, and its books across epochs.
+"""One captured interface: its slots, its capture socket, its worker, and its books across epochs.
 
 Invariant: the supervisor alone reads the kernel's statistics (reading resets them), and whenever no worker is alive
 
-    received = kernel_drops + own drops + committed by workers
+    received = kernel_drops + own drops + committed by workers + what a waiting engine's ring holds
 
-holds exactly: `close_epoch` shuts the filter first, so that nothing is counted behind its back, and books what the
-dead worker had not committed under the reason that it is given.
+is exact: an epoch is closed by shutting its filter first, so that nothing is counted behind our back, and what its dead
+worker had not committed is booked under a reason.
 """
 
 from __future__ import annotations
@@ -13,55 +13,111 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
+import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
 from .accounting import Books, Reason
 from .capture import bpf
-from .capture.engine import Engine
-from .children import Child
+from .capture.engine import Engine, open_engine
+from .children import Child, Event, State
+from .errors import ConfigurationError, Exit, InterfaceGoneError, PrivilegeError
 from .interfaces import Interface
 from .slots import Pipes, Producer, Region, ring_for_dead
-from .spawn import Process
+from .spawn import Forge, Process
 from .workers.batcher import rescue
-from .workers.child import Heartbeat
+from .workers.capture import CaptureWorker, Plan
+from .workers.child import Heartbeat, Signals
 
-SLOT_BYTES = 1 << 20
+SLOT_BYTES: Final = 1 << 20
+# The kernel hands over a block at the latest after this; half a batch's age leaves the other half to the worker.
+_BLOCK_TIMEOUT_MAX_MS: Final = 100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every port of one sensor captures."""
+
+    engine: str
+    ring_bytes: int
+    buffer_bytes: int
+    batch_ms: int
+    application: str
+
+    @property
+    def block_timeout_ms(self) -> int:
+        return min(_BLOCK_TIMEOUT_MAX_MS, max(1, self.batch_ms // 2))
+
+
+class CannotCaptureError(Exception):
+    """The interface cannot be opened now; it will be tried again."""
 
 
 class Port:
-    """State of one interface in the supervisor."""
+    """State of one interface in the supervisor. `program` gives the filter of the moment for an interface's name."""
 
-    def __init__(self, interface: Interface, queue_id: int, buffer_bytes: int) -> None:
+    def __init__(self, interface: Interface, queue_id: int, recipe: Recipe, program: Callable[[str], bytes]) -> None:
         self.interface = interface
+        # The name in the store. A live rename changes what the interface is opened by, not the stream's identity.
+        self.label = interface.name
         self.queue_id = queue_id
         self.child = Child(f"oss-cap-{interface.name}")
         self.process: Process | None = None
-        self.heartbeat = Heartbeat()
         self.retiring: Reason | None = None
-        self.region = Region.create(max(2, buffer_bytes // SLOT_BYTES), SLOT_BYTES)
+        self.region = Region.create(max(2, recipe.buffer_bytes // SLOT_BYTES), SLOT_BYTES)
         self.pipes = Pipes.create()
-        self.epoch = b""
+        self._recipe = recipe
+        self._program = program
+        self._heartbeat = Heartbeat()
         self._engine: Engine | None = None
+        self._epoch = b""
         self._received = 0
         self._kernel_drops = 0
         self._epoch_received = 0
         self._epoch_drops = 0
         self._own: Counter[Reason] = Counter()
 
-    def open_epoch(self, engine: Engine) -> None:
-        """A new capture socket, hence new kernel counters and a new identity for what is read from it."""
+    # -- the capture socket ---------------------------------------------------------------------------------------
+
+    def _open(self) -> Engine:
+        """A new engine, its filter still shut. Raises CannotCaptureError."""
+        recipe = self._recipe
+        try:
+            return open_engine(
+                recipe.engine, self.interface, bpf.REJECT_ALL, recipe.ring_bytes, recipe.block_timeout_ms
+            )
+        except (InterfaceGoneError, PrivilegeError, OSError) as e:
+            raise CannotCaptureError(str(e)) from e
+
+    def _admit(self, engine: Engine) -> None:
+        """Opens the engine's filter. Raises CannotCaptureError."""
+        try:
+            bpf.attach(engine.socket, self._program(self.interface.name))
+        except (ConfigurationError, OSError) as e:
+            engine.socket.close()
+            raise CannotCaptureError(str(e)) from e
+
+    def _adopt(self, engine: Engine) -> None:
+        """A new capture socket: new kernel counters, and a new identity for what is read from it."""
         self._engine = engine
-        self.epoch = secrets.token_bytes(16)
+        self._epoch = secrets.token_bytes(16)
         self._epoch_received = self._epoch_drops = 0
         self.region.set_kernel_counts(0, 0)
+
+    @property
+    def capturing(self) -> bool:
+        return self._engine is not None
+
+    def describe_filter(self, text: str) -> None:
+        """What the interface's sections name as their filter from now on: the user's."""
+        self.region.set_filter_text(text)
 
     def refilter(self, program: bytes) -> None:
         if self._engine is not None:
             bpf.attach(self._engine.socket, program)
-
-    def shut(self) -> None:
-        """Lets no further packet in. What is in the ring stays there, to be read."""
-        self.refilter(bpf.REJECT_ALL)
 
     def read_statistics(self) -> None:
         """Adds what the kernel counted since the last reading."""
@@ -76,11 +132,11 @@ class Port:
             self._epoch_drops += counts.dropped
             self.region.set_kernel_counts(self._epoch_received, self._epoch_drops)
 
-    def close_epoch(self, reason: Reason) -> int:
-        """To be called when the worker is dead: saves its open batch, and books and returns what it leaves behind."""
+    def _close_epoch(self, reason: Reason) -> int:
+        """With the worker dead: saves its open batch, and books and returns what it leaves behind."""
         if self._engine is None:
             return 0
-        self.shut()
+        self.refilter(bpf.REJECT_ALL)
         self.read_statistics()
         rescue(Producer(self.region, self.pipes.ready_write, self.pipes.free_read))
         ring_for_dead(self.pipes)
@@ -89,6 +145,82 @@ class Port:
         self._engine.socket.close()
         self._engine = None
         return lost
+
+    # -- the worker -----------------------------------------------------------------------------------------------
+
+    def start(self, forge: Forge) -> None:
+        """Forks a worker onto the waiting engine, or a new one. Raises CannotCaptureError, which counts as a death."""
+        if self._engine is None:
+            try:
+                engine = self._open()
+                self._admit(engine)
+            except CannotCaptureError:
+                self.child.could_not_start(time.monotonic())
+                raise
+            self._adopt(engine)
+        self._fork(forge)
+
+    def _fork(self, forge: Forge) -> None:
+        engine, region, pipes, heartbeat = self._engine, self.region, self.pipes, self._heartbeat
+        if engine is None:
+            raise AssertionError("a worker is forked onto an engine")
+        plan = Plan(
+            interface=self.label,
+            ifindex=self.interface.index,
+            epoch=self._epoch,
+            application=self._recipe.application,
+            batch_s=self._recipe.batch_ms / 1000,
+            block_timeout_s=self._recipe.block_timeout_ms / 1000,
+        )
+
+        def work(signals: Signals) -> Exit:
+            producer = Producer(region, pipes.ready_write, pipes.free_read)
+            return CaptureWorker(plan, engine, producer, heartbeat).run(signals)
+
+        keep = (engine.fileno(), pipes.ready_write, pipes.free_read)
+        self.process = forge.spawn(self.child.name, heartbeat, keep, work)
+        engine.lend()
+        self.child.started(time.monotonic())
+
+    def stop(self, forge: Forge) -> None:
+        """Shuts the filter and has a worker read what the kernel still holds, forking one if none is alive."""
+        self.refilter(bpf.REJECT_ALL)
+        if self.child.state is State.BACKOFF and self._engine is not None:
+            self._fork(forge)
+        if self.child.step(Event.STOP) is State.DRAINING and self.process is not None:
+            self.process.signal(signal.SIGTERM)
+
+    def ended(self, exit_code: int) -> int:
+        """Takes in the worker's end; returns the packets that it leaves behind uncommitted.
+
+        If it is to be replaced, its successor's socket takes over at once, whatever the back-off: the kernel's ring
+        bridges it. Old door shut, new door opened: packets between these two system calls, some microseconds, are
+        seen by neither and counted by nobody; the other order would store packets twice.
+        """
+        self.process = None
+        asked = self.child.state is State.DRAINING
+        state = self.child.ended(exit_code, time.monotonic())
+        if asked:
+            return self._close_epoch(self.retiring or Reason.SHUTDOWN)
+        successor = None
+        if state is State.BACKOFF:
+            with contextlib.suppress(CannotCaptureError):
+                successor = self._open()
+                self.refilter(bpf.REJECT_ALL)
+                self._admit(successor)
+        lost = self._close_epoch(Reason.INTERFACE_GONE if exit_code == Exit.GAVE_UP else Reason.WORKER_DIED)
+        if successor is not None and successor.socket.fileno() >= 0:
+            self._adopt(successor)
+        return lost
+
+    def kill(self) -> None:
+        """The drain's time is over."""
+        if self.process is not None:
+            self.process.kill()
+            self.process = None
+        self._close_epoch(Reason.SHUTDOWN)
+
+    # -- the end --------------------------------------------------------------------------------------------------
 
     def books(self, *, slots_lost: bool = False) -> Books:
         """The interface's counts now; balanced as integers when no worker is alive."""
@@ -104,5 +236,5 @@ class Port:
         """Releases memory and descriptors. The uploader maps the region still, if it has anything of it left."""
         self.region.close()
         self.pipes.close()
-        self.heartbeat.close()
+        self._heartbeat.close()
         os.close(self.region.fd)

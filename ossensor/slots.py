@@ -34,6 +34,9 @@ _MAGIC: Final = 0x31544F4C534F  # "OSLOT1"
 _CONTROL_BYTES: Final = 4096
 _HEADER_BYTES: Final = 128
 _WORD: Final = 8
+# Where the control page holds the text of the user's filter, which every section names.
+_FILTER_AT: Final = 1024
+_FILTER_BYTES: Final = _CONTROL_BYTES - _FILTER_AT
 _DOORBELL = struct.Struct("<QQ")
 _ANY_SLOT: Final = 2**64 - 1  # a doorbell that names no slot: look at all headers
 
@@ -59,6 +62,8 @@ class _Control(IntEnum):
     COMMITTED = 8  # worker: packets committed to slots, all epochs
     RECEIVED = 16  # supervisor: the current epoch's tp_packets
     KERNEL_DROPS = 17  # supervisor: the current epoch's tp_drops
+    FILTER_VERSION = 18  # supervisor: of the text below; odd while it is being written
+    FILTER_LENGTH = 19
     DELIVERED = 24  # uploader: packets acknowledged
     DROPPED = 25  # uploader: the first of UPLOADER_REASONS
 
@@ -170,6 +175,23 @@ class Region:
         """The supervisor's reading of the epoch's statistics, for the section's ISB."""
         self.set_control(_Control.RECEIVED, received)
         self.set_control(_Control.KERNEL_DROPS, dropped)
+
+    def set_filter_text(self, text: str) -> None:
+        """What sections name as their filter from now on; cut to what the page holds."""
+        data = text.encode("utf-8", "replace")[:_FILTER_BYTES]
+        version = self.control(_Control.FILTER_VERSION)
+        self.set_control(_Control.FILTER_VERSION, version + 1)
+        self._map[_FILTER_AT : _FILTER_AT + len(data)] = data
+        self.set_control(_Control.FILTER_LENGTH, len(data))
+        self.set_control(_Control.FILTER_VERSION, version + 2)
+
+    @property
+    def filter_version(self) -> int:
+        return self.control(_Control.FILTER_VERSION)
+
+    def filter_text(self) -> str:
+        length = min(self.control(_Control.FILTER_LENGTH), _FILTER_BYTES)
+        return self._map[_FILTER_AT : _FILTER_AT + length].decode("utf-8", "replace")
 
     def kernel_counts(self) -> tuple[int, int]:
         return self.control(_Control.RECEIVED), self.control(_Control.KERNEL_DROPS)

@@ -42,14 +42,14 @@ def run(environ: Mapping[str, str]) -> Exit:
         print(f"ossensor: {e}", file=sys.stderr)  # noqa: T201  likewise
         return Exit.PRIVILEGE
     settings = loaded.settings
+    multiprocessing.current_process().name = "supervisor"  # what log records and ps call this process
+    privileges.set_name("ossensor-sup")
     logs.configure(settings.debug, settings.log_format)
     log.info("ossensor %s", __version__, extra=logs.fields(sensor=settings.sensor_name))
     for warning in loaded.warnings:
         log.warning(warning)
     _write_config(loaded)
     os.chdir("/")
-    multiprocessing.current_process().name = "supervisor"  # what log records and ps call this process
-    privileges.set_name("ossensor-sup")
     from .supervisor import Supervisor  # noqa: PLC0415  loads pypcap and requests, which a refusal need not wait for
 
     return Supervisor(settings, context, lambda: load(environ).settings).run()

@@ -24,25 +24,19 @@ from typing import Any, Final, cast
 from . import __version__, filters
 from .accounting import Reason
 from .capture import bpf
-from .capture.engine import Engine, open_engine
 from .capture.filterbank import FilterBank
-from .children import Event as ChildEvent
 from .children import State, describe
-from .errors import ConfigurationError, Exit, InterfaceGoneError, PrivilegeError
+from .errors import ConfigurationError, Exit
 from .interfaces import Interface, Rules, default_route_interfaces, enumerate_interfaces
 from .logs import STATS, fields
 from .netlink import Doorbell
-from .port import Port
+from .port import CannotCaptureError, Port, Recipe
 from .ratelimit import Sparse
 from .settings import Settings
-from .slots import Producer
 from .spawn import Forge, reap_strangers
 from .transport.signing import Key
 from .uplink import Uplink
 from .workers import privileges
-from .workers.capture import CaptureWorker
-from .workers.capture import Plan as CapturePlan
-from .workers.child import Signals
 from .workers.uploader import Plan as UploaderPlan
 
 log = logging.getLogger(__name__)
@@ -52,9 +46,6 @@ _TICK_S: Final = 1.0
 _STATS_EVERY_S: Final = 10.0
 # Doorbells come in bursts (a bridge coming up rings dozens of times): look once per burst.
 _SETTLE_S: Final = 0.05
-# The kernel hands over a block at the latest after this; half a batch's age leaves the other half to the worker.
-_BLOCK_TIMEOUT_MAX_MS: Final = 100
-_MIB: Final = 1 << 20
 
 
 class Phase(Enum):
@@ -78,6 +69,7 @@ class Supervisor:
         self._ports: dict[int, Port] = {}  # by ifindex: a name can be given to another interface
         self._retired: dict[int, Port] = {}  # by queue: without a worker, waiting for the uploader to empty it
         self._next_queue = 1
+        self._recipe = _recipe(settings)
         self._uplink = Uplink(_uploader_plan(settings), context, self._guard)
         self._phase = Phase.RUNNING
         self._exit = Exit.DRAINED
@@ -183,6 +175,8 @@ class Supervisor:
                 self._retire(port, Reason.INTERFACE_GONE, "deleted")
             elif index not in wanted:
                 self._retire(port, Reason.SHUTDOWN, "excluded by the rules now")
+            else:
+                port.interface = existing[index]  # it may have been renamed
         for index, interface in wanted.items():
             # libpcap cannot open an interface that is down; coming up rings.
             if index not in self._ports and interface.up:
@@ -196,29 +190,28 @@ class Supervisor:
 
     def _add(self, interface: Interface) -> None:
         try:
-            port = Port(interface, self._next_queue, self._settings.buffer_mb * _MIB)
+            port = Port(interface, self._next_queue, self._recipe, self._program)
         except OSError as e:
             self._complain("no memory for an interface's slots", interface=interface.name, why=e.strerror)
             self._look_at_s = time.monotonic() + 5.0
             return
         self._next_queue += 1
         self._ports[interface.index] = port
+        port.describe_filter(self._bank.user)
         self._uplink.hand_over(port)
         self._start_worker(port)
 
     def _retire(self, port: Port, reason: Reason, why: str) -> None:
         """Stops capturing the interface; its batches are still delivered."""
-        log.info("interface no longer captured: %s", why, extra=fields(interface=port.interface.name))
+        log.info("interface no longer captured: %s", why, extra=fields(interface=port.label))
         del self._ports[port.interface.index]
         self._retired[port.queue_id] = port
         port.retiring = reason
         self._stop_worker(port)
 
     def _stop_worker(self, port: Port) -> None:
-        port.shut()
-        if port.child.step(ChildEvent.STOP) is State.DRAINING and port.process is not None:
-            port.process.signal(signal.SIGTERM)
-        else:
+        port.stop(self._forge)
+        if not port.child.alive:
             self._worker_over(port)
 
     def _worker_over(self, port: Port) -> None:
@@ -228,6 +221,10 @@ class Supervisor:
 
     # -- filters --------------------------------------------------------------------------------------------------
 
+    def _program(self, interface: str) -> bytes:
+        """Of the bank of the moment: ports outlive banks."""
+        return self._bank.program(interface)
+
     def _use(self, bank: FilterBank) -> None:
         """Puts another filter on every capture socket: compiled for all before one is changed.
 
@@ -235,16 +232,17 @@ class Supervisor:
         """
         programs = []
         for port in self._ports.values():
-            if port.child.alive:
+            if port.capturing:
                 try:
                     programs.append((port, bank.program(port.interface.name)))
                 except OSError as e:
                     # Going or down: what it still has may pass the old filter, so it may not pass at all.
-                    log.info("shut: %s", e, extra=fields(interface=port.interface.name))
+                    log.info("shut: %s", e, extra=fields(interface=port.label))
                     programs.append((port, bpf.REJECT_ALL))
         self._bank = bank
         for port, program in programs:
             port.refilter(program)
+            port.describe_filter(bank.user)
 
     def _guard(self, wanted: Any) -> bool:
         """Leaves the uploader's addresses out of every capture. False when that cannot be: it must not connect."""
@@ -273,36 +271,11 @@ class Supervisor:
                 self._start_worker(port)
 
     def _start_worker(self, port: Port) -> None:
-        timeout_ms = min(_BLOCK_TIMEOUT_MAX_MS, max(1, self._settings.batch_ms // 2))
-        name = port.interface.name
         try:
-            program = self._bank.program(name)
-            engine = open_engine(
-                self._settings.engine, port.interface, program, self._settings.ring_mb * _MIB, timeout_ms
-            )
-        except (InterfaceGoneError, ConfigurationError, PrivilegeError, OSError) as e:
-            self._complain("cannot capture", interface=name, why=e)
-            port.child.could_not_start(time.monotonic())
+            port.start(self._forge)
+        except CannotCaptureError as e:
+            self._complain("cannot capture", interface=port.interface.name, why=e)
             self._look_at_s = self._look_at_s or time.monotonic() + _SETTLE_S
-            return
-        port.open_epoch(engine)
-        plan = CapturePlan(
-            interface=name,
-            ifindex=port.interface.index,
-            epoch=port.epoch,
-            capture_filter=self._settings.bpf,
-            application=f"{_APPLICATION} {platform.system()} {platform.release()}",
-            batch_s=self._settings.batch_ms / 1000,
-            block_timeout_s=timeout_ms / 1000,
-        )
-        port.process = self._forge.spawn(
-            port.child.name,
-            port.heartbeat,
-            (engine.fileno(), port.pipes.ready_write, port.pipes.free_read),
-            lambda signals: _work_capture(plan, engine, port, signals),
-        )
-        engine.lend()
-        port.child.started(time.monotonic())
 
     def _start_uploader(self) -> None:
         self._uplink.start(self._forge, self._all_ports())
@@ -317,7 +290,7 @@ class Supervisor:
         if port is None or port.child.alive:
             return
         del self._retired[port.queue_id]
-        log.info("books closed: %s", port.books(), extra=fields(interface=port.interface.name))
+        log.info("books closed: %s", port.books(), extra=fields(interface=port.label))
         port.close()
 
     # -- deaths ---------------------------------------------------------------------------------------------------
@@ -327,26 +300,19 @@ class Supervisor:
             self._uploader_ended(code)
         for port in self._all_ports():
             if port.process is not None and (code := port.process.exit_code) is not None:
-                port.process = None
                 self._worker_ended(port, code)
         reap_strangers()
 
     def _worker_ended(self, port: Port, exit_code: int) -> None:
-        where = fields(interface=port.interface.name, how=describe(exit_code))
         asked = port.child.state is State.DRAINING
-        state = port.child.ended(exit_code, time.monotonic())
-        if asked:
-            reason = port.retiring or Reason.SHUTDOWN
-        else:
-            reason = Reason.INTERFACE_GONE if exit_code == Exit.GAVE_UP else Reason.WORKER_DIED
-        where["fields"]["lost"] = port.close_epoch(reason)
+        where = fields(interface=port.label, how=describe(exit_code), lost=port.ended(exit_code))
         if asked:
             log.info("worker stopped", extra=where)
         else:
             log.warning("worker died", extra=where)
             # It may have noticed before we did that its interface is gone.
             self._look_at_s = self._look_at_s or time.monotonic()
-        if state is State.STOPPED:
+        if port.child.state is State.STOPPED:
             self._worker_over(port)
 
     def _uploader_ended(self, exit_code: int) -> None:
@@ -373,20 +339,7 @@ class Supervisor:
         if now_s >= self._stats_at_s:
             self._stats_at_s = now_s + _STATS_EVERY_S
             for port in self._ports.values():
-                books = port.books()
-                values = {r.value: n for r, n in books.dropped.items() if n}
-                log.log(
-                    STATS,
-                    "capture stats",
-                    extra=fields(
-                        interface=port.interface.name,
-                        received=books.received,
-                        kernel_drops=books.kernel_drops,
-                        delivered=books.delivered,
-                        in_slots=books.in_flight,
-                        **values,
-                    ),
-                )
+                log.log(STATS, "capture stats", extra=fields(interface=port.label, **port.books().counts()))
 
     def _complain(self, what: str, **values: Any) -> None:
         omitted = self._sparse.due(f"{what} {values.get('interface', '')}", time.monotonic())
@@ -416,18 +369,26 @@ class Supervisor:
 
     def _end_children(self) -> None:
         for port in self._all_ports():
-            if port.process is not None:
-                port.process.kill()
-                port.close_epoch(Reason.SHUTDOWN)
+            port.kill()
         self._uplink.end_now()
 
     def _close_books(self) -> None:
         for port in self._all_ports():
             books = port.books(slots_lost=True)
-            where = fields(interface=port.interface.name)
+            where = fields(interface=port.label)
             log.info("books closed: %s", books, extra=where)
             if not books.balanced:
                 log.error("the books do not balance", extra=where)
+
+
+def _recipe(settings: Settings) -> Recipe:
+    return Recipe(
+        engine=settings.engine,
+        ring_bytes=settings.ring_mb << 20,
+        buffer_bytes=settings.buffer_mb << 20,
+        batch_ms=settings.batch_ms,
+        application=f"{_APPLICATION} {platform.system()} {platform.release()}",
+    )
 
 
 def _uploader_plan(settings: Settings) -> UploaderPlan:
@@ -438,8 +399,3 @@ def _uploader_plan(settings: Settings) -> UploaderPlan:
         sensor=settings.sensor_name,
         application=_APPLICATION,
     )
-
-
-def _work_capture(plan: CapturePlan, engine: Engine, port: Port, signals: Signals) -> Exit:
-    producer = Producer(port.region, port.pipes.ready_write, port.pipes.free_read)
-    return CaptureWorker(plan, engine, producer, port.heartbeat).run(signals)

@@ -65,7 +65,7 @@ class Uplink:
         """Lends the port's slots and the uploader's ends of its doorbells."""
         if self._channel is not None:
             descriptors = (port.region.fd, port.pipes.ready_read, port.pipes.free_write)
-            self._channel.send("add", descriptors, queue=port.queue_id, interface=port.interface.name)
+            self._channel.send("add", descriptors, queue=port.queue_id, interface=port.label)
 
     def retire(self, port: Port) -> None:
         """No worker will fill this queue again: let go of it once it is empty."""
@@ -75,6 +75,7 @@ class Uplink:
     def drain(self) -> None:
         """All workers are done: empty the slots and leave."""
         self._draining = True
+        self.child.hurry()
         if self._channel is not None:
             self._channel.send("drain")
 

@@ -27,6 +27,9 @@ _MAX_INSTRUCTIONS: Final = 4096  # BPF_MAXINSNS
 REJECT_ALL: Final = _INSTRUCTION.pack(0x06, 0, 0, 0)  # ret #0
 ACCEPT_ALL: Final = _INSTRUCTION.pack(0x06, 0, 0, 0xFFFFFFFF)  # ret #-1
 
+# libpcap's MAXIMUM_SNAPLEN; also what a GRO super-frame needs. 65535, pypcap's default, cuts them.
+SNAPLEN_BYTES: Final = 262_144
+
 # A handle for compiling only: it captures nothing that anyone reads, so its ring is as small as libpcap makes one.
 _COMPILE_RING_BYTES: Final = 1 << 18
 
@@ -84,7 +87,10 @@ def compile_on(interface: str, expression: str) -> bytes:
     """
     if not expression:
         return ACCEPT_ALL
-    handle = pcap.pcap(name=interface, promisc=False, snaplen=64, timeout_ms=1000, buffer_size=_COMPILE_RING_BYTES)
+    # The snap length is compiled in: an accepting program returns how many bytes of the packet to keep.
+    handle = pcap.pcap(
+        name=interface, promisc=False, snaplen=SNAPLEN_BYTES, timeout_ms=1000, buffer_size=_COMPILE_RING_BYTES
+    )
     try:
         try:
             handle.setfilter(expression)

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Protocol
 
 from ossensor.errors import ConfigurationError
 from ossensor.interfaces import Interface
-
-# libpcap's MAXIMUM_SNAPLEN; also what a GRO super-frame needs. 65535, pypcap's default, cuts them.
-SNAPLEN_BYTES: Final = 262_144
-
 
 # time in nanoseconds since 1970, captured bytes, original length
 Take = Callable[[int, bytes, int], None]

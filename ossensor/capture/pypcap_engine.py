@@ -19,7 +19,8 @@ from ossensor.errors import InterfaceGoneError, PrivilegeError
 from ossensor.interfaces import Interface
 
 from . import bpf
-from .engine import SNAPLEN_BYTES, Take
+from .bpf import SNAPLEN_BYTES
+from .engine import Take
 
 
 class PypcapEngine:
@@ -50,6 +51,10 @@ class PypcapEngine:
             raise InterfaceGoneError(f"{interface.name}: {reason}") from e
         handle.setnonblock()
         with socket.socket(fileno=os.dup(handle.fileno())) as sock:
+            # Opened by name, chosen by index: a rename in between would show us another interface's packets.
+            if _bound_index(sock) != interface.index:
+                handle.close()
+                raise InterfaceGoneError(f"{interface.name} is another interface now")
             if interface.loopback:
                 bpf.ignore_outgoing(sock)
             # pypcap activates in its constructor, so a few packets can be in the ring before any filter. Shut the
@@ -83,3 +88,11 @@ class PypcapEngine:
         # The worker maps the ring still, so the kernel refuses libpcap's request to destroy it (EBUSY); the socket
         # lives on in `self.socket`, and with it ring, filter and promiscuity.
         self._handle.close()
+
+
+def _bound_index(sock: socket.socket) -> int | None:
+    """The index of the interface that a packet socket is bound to; None when that is gone."""
+    try:
+        return socket.if_nametoindex(sock.getsockname()[0])
+    except OSError:
+        return None

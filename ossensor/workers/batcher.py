@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import Final
 
 from ossensor import pcapng
@@ -21,14 +22,31 @@ log = logging.getLogger(__name__)
 _DUMPS_PER_S: Final = 100.0
 
 
+@dataclass(frozen=True)
+class Opening:
+    """What the first two blocks of every section say, but for the filter, which SIGHUP can change."""
+
+    interface: str
+    linktype: int
+    snaplen: int
+    application: str
+
+    def prologue(self, capture_filter: str) -> bytes:
+        return pcapng.section_header(self.application) + pcapng.interface_description(
+            self.interface, self.linktype, self.snaplen, capture_filter, "Linux"
+        )
+
+
 class Batcher:
     """The batch being filled, if any, and the sequence of the next."""
 
-    def __init__(self, producer: Producer, epoch: bytes, prologue: bytes, snaplen: int, max_age_s: float) -> None:
+    def __init__(self, producer: Producer, epoch: bytes, opening: Opening, max_age_s: float) -> None:
         self._producer = producer
         self._epoch = epoch
-        self._prologue = prologue
-        self._block_bytes = pcapng.largest_block(snaplen)
+        self._opening = opening
+        self._filter_version = -1
+        self._prologue = b""
+        self._block_bytes = pcapng.largest_block(opening.snaplen)
         self._max_age_s = max_age_s
         self._sequence = 0
         self._slot = 0
@@ -38,7 +56,8 @@ class Batcher:
         self._last_ns = 0
         self._opened_s = 0.0
         self._dumps = Bucket(_DUMPS_PER_S, int(_DUMPS_PER_S)) if log.isEnabledFor(PACKET) else None
-        self._per_slot = pcapng.blocks_in_empty_section(producer.region.slot_bytes, prologue, self._block_bytes)
+        longest = opening.prologue("x" * pcapng.LONGEST_FILTER_BYTES)
+        self._per_slot = pcapng.blocks_in_empty_section(producer.region.slot_bytes, longest, self._block_bytes)
         if self._per_slot < 1:
             raise AssertionError("a slot cannot hold one packet of the largest size")
 
@@ -63,6 +82,11 @@ class Batcher:
             self._dump(packet)
 
     def _begin(self, ts_ns: int) -> pcapng.Section:
+        # An odd version is a text half written: the old one serves for this section, and the next one looks again.
+        version = self._producer.region.filter_version
+        if version != self._filter_version and (version % 2 == 0 or not self._prologue):
+            self._prologue = self._opening.prologue(self._producer.region.filter_text())
+            self._filter_version = version
         self._slot = self._producer.begin(self._epoch, self._sequence)
         self._sequence += 1
         self._section = pcapng.Section.open(self._producer.region.slot(self._slot), self._prologue)

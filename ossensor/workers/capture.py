@@ -14,13 +14,13 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from ossensor import pcapng
-from ossensor.capture.engine import SNAPLEN_BYTES, Engine
+from ossensor.capture.bpf import SNAPLEN_BYTES
+from ossensor.capture.engine import Engine
 from ossensor.errors import Exit, InterfaceGoneError
 from ossensor.logs import fields
 from ossensor.slots import Producer
 
-from .batcher import Batcher
+from .batcher import Batcher, Opening
 from .child import HEARTBEAT_S, Heartbeat, Signals
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,6 @@ class Plan:
     interface: str
     ifindex: int
     epoch: bytes
-    capture_filter: str
     application: str
     batch_s: float
     block_timeout_s: float  # how long the kernel may hold a packet before it shows it
@@ -52,12 +51,10 @@ class CaptureWorker:
         self._engine = engine
         self._producer = producer
         self._heartbeat = heartbeat
-        prologue = pcapng.section_header(plan.application) + pcapng.interface_description(
-            plan.interface, engine.linktype, SNAPLEN_BYTES, plan.capture_filter, "Linux"
-        )
+        opening = Opening(plan.interface, engine.linktype, SNAPLEN_BYTES, plan.application)
         # The kernel may have held the first packet for one block timeout already; the batch's age counts that.
         max_age_s = max(0.0, plan.batch_s - plan.block_timeout_s)
-        self._batcher = Batcher(producer, plan.epoch, prologue, SNAPLEN_BYTES, max_age_s)
+        self._batcher = Batcher(producer, plan.epoch, opening, max_age_s)
         self._drain_until_s: float | None = None
 
     def run(self, signals: Signals) -> Exit:

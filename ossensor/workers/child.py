@@ -127,7 +127,7 @@ def live(birth: Birth, work: Callable[[Signals], Exit]) -> NoReturn:
     """
     try:
         code = work(begin(birth))
-    except Exception:
+    except Exception:  # noqa: BLE001  the last frame of a process: whatever it is, it is ours, and told
         # Not through the log: it may be what is broken.
         traceback.print_exc()
         code = Exit.INTERNAL

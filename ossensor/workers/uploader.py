@@ -303,8 +303,11 @@ class Uploader:
     def _again(self, result: Result, stream: str, now_s: float) -> None:
         if result.outcome is Outcome.STALE and result.vsensor_time_s is not None:
             # Only a signed reply may move our idea of the time, and only the offset: the clock stays its owner's.
-            self._clock_offset_s = result.vsensor_time_s - int(time.time())
-            self._complain("the clocks differ; signing with the vSensor's", offset_s=self._clock_offset_s)
+            # A vSensor that has just started calls everything signed before that stale, with no offset at all.
+            offset_s = result.vsensor_time_s - int(time.time())
+            if abs(offset_s - self._clock_offset_s) > 1:
+                self._clock_offset_s = offset_s
+                self._complain("the clocks differ; signing by the vSensor's", offset_s=offset_s)
         elif result.outcome is not Outcome.OUT_OF_ORDER:
             self._complain("the vSensor cannot take a batch now", answer=result.detail)
         self._window.fail(stream, result.job.batch.sequence, now_s + max(_AGAIN_S, result.retry_after_s))

@@ -1,0 +1,306 @@
+"""The one table of variables: names, defaults, what is allowed, what they mean, and how a text becomes a value.
+
+The README's table, `ossensor check`, the generated config file and the faults are all made from `Form`. A value is
+made from the text as it was given; "" is what stands for "not given", in a default as in a task definition.
+"""
+
+from __future__ import annotations
+
+import pwd
+import re
+import socket
+from collections.abc import Mapping
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, cast
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from .ere import Ere, PatternError
+from .transport.protocol import sensor_name_ok
+
+HOSTNAME: Final = "VSENSOR_HOSTNAME"
+KEY: Final = "VSENSOR_HMAC_KEY"
+KEY_FILE: Final = "VSENSOR_HMAC_KEY_FILE"
+DEVICE: Final = "OSSENSOR_NETWORK_DEVICE"
+EXCLUDE: Final = "NETWORK_DEVICE_EXCLUDELIST"
+INCLUDE: Final = "NETWORK_DEVICE_INCLUDELIST"
+CONFIG_PATH: Final = "OSSENSOR_CONFIG_PATH"
+SENSOR_NAME: Final = "OSSENSOR_SENSOR_NAME"
+BPF: Final = "BPF"
+
+# The names that these variables had in earlier sensors of this kind.
+OLD_NAMES: Final = {"NETWORK_DEVICE_BLACKLIST": EXCLUDE, "NETWORK_DEVICE_WHITELIST": INCLUDE}
+DEFAULT_ROUTE: Final = ("default",)  # the value of network_device that is no list of names
+
+_MAX_KEY_FILE_BYTES: Final = 4096  # far above any key; /dev/zero given by mistake ends here
+_MAX_HOST_CHARACTERS: Final = 253
+# Labels as the resolver takes them: Python's IDNA step raises UnicodeError for an empty label or one above 63.
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+_WHOLE = re.compile(r"0|[1-9][0-9]{0,18}")
+_BOOLEANS: Final = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
+
+
+def flaw(text: str) -> str | None:
+    """What no variable may hold, or None."""
+    if "\0" in text:
+        return "has a NUL character"
+    # An environment's bytes that are no UTF-8 arrive as lone surrogates (PEP 383). Not by encoding: the exception
+    # would carry the text, which may be the key.
+    return "is not UTF-8" if any("\ud800" <= c <= "\udfff" for c in text) else None
+
+
+# -- text -> value, or ValueError with the reason; its text is "" where what is allowed says it all ------------------
+
+
+def _whole(text: str) -> int:
+    # int() also takes "1_0", " 5" and the digits of other scripts.
+    if _WHOLE.fullmatch(text) is None:
+        raise ValueError("")
+    return int(text)
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in _BOOLEANS:
+        raise ValueError("")
+    return _BOOLEANS[text.lower()]
+
+
+def _host(text: str) -> str:
+    if text.startswith("[") and text.endswith("]"):
+        IPv6Address(text[1:-1])  # raises a ValueError that says what is wrong
+        if "%" in text:
+            raise ValueError("a zone (%) does not fit into a URL")
+    elif text and (_HOST.fullmatch(text) is None or len(text) > _MAX_HOST_CHARACTERS):
+        raise ValueError("")
+    return text
+
+
+def _key(text: str) -> bytes:
+    if "\n" in text or "\r" in text:
+        raise ValueError("it has a line break")
+    return text.encode()
+
+
+def _key_file(text: str) -> bytes:
+    if not text:
+        return b""
+    try:
+        with Path(text).open("rb") as file:
+            raw = file.read(_MAX_KEY_FILE_BYTES + 1)
+    except OSError as e:
+        raise ValueError(e.strerror) from e
+    if len(raw) > _MAX_KEY_FILE_BYTES:
+        raise ValueError(f"the file has more than {_MAX_KEY_FILE_BYTES} bytes")
+    raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+    if not raw:
+        raise ValueError("the file is empty")
+    decoded = raw.decode("utf-8", "surrogateescape")
+    if what := flaw(decoded):
+        raise ValueError(f"the file's content {what}")
+    return _key(decoded)
+
+
+def _readable(text: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text).absolute()
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as e:
+        raise ValueError(e.strerror) from e
+    return path
+
+
+def _devices(text: str) -> tuple[str, ...] | None:
+    names = tuple(dict.fromkeys(text.split()))
+    if "default" in names and names != DEFAULT_ROUTE:
+        raise ValueError("`default` stands alone")
+    return names or None
+
+
+def _patterns(text: str) -> tuple[str, ...]:
+    for pattern in text.split():
+        try:
+            Ere(pattern)
+        except PatternError as e:
+            raise ValueError(f"pattern {pattern!r}: {e}") from e
+    return tuple(text.split())
+
+
+def _sensor(text: str) -> str:
+    if not text:
+        return sanitised(socket.gethostname())
+    if not sensor_name_ok(text):
+        raise ValueError("")
+    return text
+
+
+def sanitised(host_name: str) -> str:
+    """A sensor name made of any host name: what may not stand in one becomes `-`, and it is cut to length."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", host_name).lstrip("._-")[:63]
+    return name if sensor_name_ok(name) else "sensor"
+
+
+def _user(text: str) -> str:
+    if text.isascii() and text.isdigit():
+        if _whole(text) not in range(1, 2**32 - 1):  # 2**32-1 means "leave unchanged" to setuid's relatives
+            raise ValueError("")
+        return text
+    try:
+        uid = pwd.getpwnam(text).pw_uid
+    except KeyError:
+        raise ValueError("no such user") from None
+    if uid == 0:
+        raise ValueError("it is root")
+    return text
+
+
+# -- the table -------------------------------------------------------------------------------------------------------
+
+
+def _variable(name: str, meaning: str, allowed: str, *, default: str = "") -> Any:
+    """A row. `default` is the text that a user would have written."""
+    extra: dict[str, Any] = {"allowed": allowed}
+    return Field(default=default, alias=name, description=meaning, json_schema_extra=extra)
+
+
+def _number(name: str, meaning: str, low: int, high: int, *, default: int) -> Any:
+    extra: dict[str, Any] = {"allowed": f"a whole number from {low} to {high}"}
+    return Field(default=str(default), alias=name, description=meaning, ge=low, le=high, json_schema_extra=extra)
+
+
+_TRUTH = "true, false, 1, 0, yes, no, on or off"
+_ERES = "patterns as egrep takes them, separated by white space"
+_Whole = Annotated[int, BeforeValidator(_whole)]
+_Flag = Annotated[bool, BeforeValidator(_flag)]
+_Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
+
+
+class Form(BaseSettings):
+    """The one table of variables. Attributes are named as in Settings; aliases are the variables."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, case_sensitive=True, validate_default=True, hide_input_in_errors=True, extra="forbid"
+    )
+
+    vsensor_hostname: Annotated[str, BeforeValidator(_host)] = _variable(
+        HOSTNAME,
+        "The vSensor's host name. Required.",
+        "a host name, an IPv4 address or an IPv6 address in brackets, without scheme, port or path",
+    )
+    hmac_key: Annotated[bytes, BeforeValidator(_key)] = _variable(
+        KEY, "The key shared with the vSensor. Required, here or in a file.", "text without line breaks"
+    )
+    hmac_key_file: Annotated[bytes, BeforeValidator(_key_file)] = _variable(
+        KEY_FILE,
+        "A file that holds the key instead; one line break at its end is not part of the key.",
+        "the path of a readable file with one line of UTF-8 text",
+    )
+    vsensor_port: _Whole = _number("VSENSOR_PORT", "The vSensor's port.", 1, 65535, default=443)
+    ca_file: Annotated[Path | None, BeforeValidator(_readable)] = _variable(
+        "VSENSOR_CA_FILE",
+        "Certificates (PEM) that the vSensor's must lead to. Empty: those of the system.",
+        "the path of a readable file",
+    )
+    network_device: Annotated[tuple[str, ...] | None, BeforeValidator(_devices)] = _variable(
+        DEVICE,
+        "The interfaces to capture, or `default`: those of the default routes. Empty: all except loopback."
+        " The lists below apply in any case.",
+        "names of interfaces separated by white space, or `default`",
+    )
+    config_path: Annotated[Path, BeforeValidator(lambda text: Path(text).absolute())] = _variable(
+        CONFIG_PATH,
+        "The config file: read when it is there, written when it is not. From the environment only.",
+        "a path",
+        default="/etc/darktrace/ossensor.cfg",
+    )
+    debug: _Whole = _number(
+        "OSSENSOR_DEBUG", "How much is logged, from 0 (least) to 5 (packet contents).", 0, 5, default=1
+    )
+    antigena_enabled: _Flag = _variable(
+        "ANTIGENA_ENABLED", "Whether the vSensor may order connections to be ended.", _TRUTH, default="true"
+    )
+    antigena_time_period_s: _Whole = _number(
+        "ANTIGENA_TIME_PERIOD", "Seconds between two exchanges about Antigena actions.", 1, 3600, default=5
+    )
+    exclude: _Patterns = _variable(EXCLUDE, "Interfaces that are not captured. Wins over the include list.", _ERES)
+    include: _Patterns = _variable(INCLUDE, "When given, only interfaces that match are captured.", _ERES)
+    bpf: str = _variable(
+        BPF, "Only packets that this filter lets through are captured.", "a filter as pcap-filter(7) defines it"
+    )
+    sensor_name: Annotated[str, BeforeValidator(_sensor)] = _variable(
+        SENSOR_NAME,
+        "The sensor's name at the vSensor. Empty: the host name.",
+        "1 to 63 of A-Z a-z 0-9 . _ - beginning with a letter or digit",
+    )
+    engine: Literal["auto", "pypcap"] = _variable("OSSENSOR_ENGINE", "What captures.", "auto or pypcap", default="auto")
+    batch_ms: _Whole = _number(
+        "OSSENSOR_BATCH_MS", "Milliseconds after which a batch is sent though it is not full.", 10, 60_000, default=250
+    )
+    ring_mb: _Whole = _number("OSSENSOR_RING_MB", "MiB of kernel ring for each interface.", 1, 1024, default=16)
+    buffer_mb: _Whole = _number(
+        "OSSENSOR_BUFFER_MB", "MiB of batches waiting for the vSensor, for each interface.", 4, 4096, default=32
+    )
+    drain_s: _Whole = _number(
+        "OSSENSOR_DRAIN_SECONDS", "Seconds that delivering the rest may take at a stop.", 1, 600, default=25
+    )
+    log_format: Literal["text", "json"] = _variable(
+        "OSSENSOR_LOG_FORMAT", "How log records are written.", "text or json", default="text"
+    )
+    user: Annotated[str, BeforeValidator(_user)] = _variable(
+        "OSSENSOR_USER",
+        "The user that every process but the supervisor becomes.",
+        "a user name or a numeric user id, but not root",
+        default="65534",  # nobody, in a container without /etc/passwd too
+    )
+    capture_credential_endpoints: _Flag = _variable(
+        "OSSENSOR_CAPTURE_CREDENTIAL_ENDPOINTS",
+        "Whether traffic with the cloud's credential endpoints, which carries keys in clear, is captured too.",
+        _TRUTH,
+        default="false",
+    )
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str], file: Mapping[str, str]) -> Self:
+        """The values of these texts, the environment's before the file's. Raises pydantic's ValidationError."""
+        sources: dict[str, Any] = {"environment": environment, "file": file}
+        return cls(**sources)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  would read os.environ, and tuples as JSON
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  would expand ${}
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  VSENSOR_HMAC_KEY_FILE names its file
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The two mappings that `of` gave, and nothing else; the first source wins."""
+        given = init_settings()
+        return InitSettingsSource(settings_cls, given["environment"]), InitSettingsSource(settings_cls, given["file"])
+
+
+class Row(NamedTuple):
+    """A variable as people read of it. `default` is the text that would stand for it."""
+
+    name: str
+    default: str
+    meaning: str
+    allowed: str
+
+
+def _row(info: Any) -> Row:
+    return Row(
+        str(info.alias), str(info.default), str(info.description), str(cast(Any, info.json_schema_extra)["allowed"])
+    )
+
+
+ROWS: Final = {row.name: row for row in map(_row, Form.model_fields.values())}
+
+
+def describe() -> list[Row]:
+    """Every variable, in the order in which a reader wants them."""
+    return list(ROWS.values())

@@ -1,0 +1,161 @@
+"""What a request meets: an ASGI endpoint. A shell: verify, order, section and store decide.
+
+Invariant: every reply to a request whose signature is good is signed and names an Outcome; every reply to any other is
+unsigned and empty, and the same whatever was wrong with it. A body is held in memory only inside a loan of the budget.
+
+A bug in here ends one request (uvicorn logs the stack and replies 500), not the process: peers without the key reach
+this code, and a crash at their command would be worse than the bug. The store, which they do not reach, does crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ossensor.transport.protocol import (
+    FIELD_OUTCOME,
+    FIELD_TIME,
+    TAG_DATA_REPLY,
+    Outcome,
+)
+from ossensor.transport.signing import Key, RefusedError, Reply, body_matches, sign_reply
+
+from . import section, verify
+from .body import PAUSE_S, Body, GoneError
+from .budget import Budget, Loan
+from .index import Index
+from .order import Order
+from .store import Append, Store
+
+# 256 MiB: eight streams with their whole window of 4 MiB sections in flight, or some hundreds with the usual 1 MiB.
+BUDGET_BYTES: Final = 256 << 20
+
+_PATH: Final = "/v1/sensors/{sensor}/epochs/{epoch}/interfaces/{interface}/batches/{sequence}"
+
+
+class _BusyError(Exception):
+    """The budget has no room for this body now."""
+
+
+def _bare(_request: Request, error: Exception) -> Response:
+    """The reply to what is not ours: no body, no signature, and the connection ends with its unread body."""
+    status = error.status_code if isinstance(error, HTTPException) else 400
+    return _closing(status)
+
+
+def _closing(status: int) -> Response:
+    return Response(status_code=status, headers={"Connection": "close"})
+
+
+def _head(request: Request) -> verify.Head:
+    """As received: Latin-1 maps each byte to one character, so nothing is lost before `verify` sees it."""
+    scope = request.scope
+    return verify.Head(
+        method=scope["method"],
+        path=scope["raw_path"].decode("latin-1"),
+        query=scope["query_string"].decode("latin-1"),
+        fields=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]),
+    )
+
+
+class Collector:
+    """What a request meets. For one event loop; `store` has been started."""
+
+    def __init__(
+        self,
+        keys: Mapping[str, Key],
+        store: Store,
+        index: Index,
+        clock: Callable[[], float],
+        budget_bytes: int = BUDGET_BYTES,
+        body_pause_s: float = PAUSE_S,
+    ) -> None:
+        self._keys = keys
+        self._store = store
+        self._clock = clock
+        self._body_pause_s = body_pause_s
+        self._gate = verify.Gate(clock())
+        self._order = Order(index.next, index.has)
+        self.budget = Budget(budget_bytes)
+        self.tally: Counter[str] = Counter()  # replies by outcome; "unauthentic" is none of them
+        self.app = Starlette(
+            routes=[Route(_PATH, self.put_batch, methods=["PUT"])],
+            exception_handlers={HTTPException: _bare},
+        )
+        self.app.router.redirect_slashes = False
+
+    async def put_batch(self, request: Request) -> Response:
+        """One batch: authentic, fresh, whole, well formed, in its turn, stored."""
+        head = _head(request)
+        content_bytes = verify.content_bytes(head)
+        if content_bytes is None:
+            return _closing(411)
+        body = Body(request.receive, content_bytes, self._body_pause_s)
+        try:
+            reply = await self._answer(head, body)
+            # A reply before the end of the body is lost when the peer, still sending, gets a reset for an answer. So
+            # the rest is read and thrown away, up to what an honest sensor sends.
+            if not await body.discard():
+                reply.headers["Connection"] = "close"
+        except GoneError:
+            self.tally["gone"] += 1
+            return _closing(408)
+        return reply
+
+    async def _answer(self, head: verify.Head, body: Body) -> Response:
+        """The reply. Raises GoneError when the body does not come."""
+        try:
+            authentic = verify.authenticate(head, self._keys)
+        except RefusedError:
+            self.tally["unauthentic"] += 1
+            return Response(status_code=401)
+        verdict = self._gate.judge(head, authentic, self._clock())
+        outcome = verdict if isinstance(verdict, Outcome) else await self._receive(verdict, body)
+        self.tally[outcome.value] += 1
+        return self._signed(authentic, outcome)
+
+    async def _receive(self, upload: verify.Upload, body: Body) -> Outcome:
+        """The outcome of an upload that may begin."""
+        with self.budget.loan() as loan:
+            if not loan.grow(upload.content_bytes):
+                return Outcome.BUSY
+            sent, sha256 = await body.read()
+            if not body_matches(upload.content_digest, sha256):
+                return Outcome.ALTERED
+            try:
+                data = await self._opened(upload, sent, loan)
+            except section.SectionError as e:
+                return e.outcome
+            except _BusyError:
+                return Outcome.BUSY
+
+            def store(floor: int) -> asyncio.Future[Outcome]:
+                append = Append(upload.batch, floor, upload.packets, data)
+                return asyncio.wrap_future(self._store.append(append))
+
+            return await self._order.place(upload.batch, upload.floor, store)
+
+    async def _opened(self, upload: verify.Upload, data: bytes | bytearray, loan: Loan) -> bytes | bytearray:
+        """The section in a body. Raises SectionError, or _BusyError when there is no room to open it in."""
+        if upload.compressed:
+            if not loan.grow(section.inflated_bytes(data)):
+                raise _BusyError
+            data = await asyncio.to_thread(section.inflate, data)
+        section.check(data)  # a look at both ends: cheaper than a thread
+        return data
+
+    def _signed(self, authentic: verify.Authentic, outcome: Outcome) -> Response:
+        now_s = int(self._clock())
+        reply = Reply(outcome.status, authentic.request)
+        reply.headers[FIELD_TIME] = str(now_s)
+        reply.headers[FIELD_OUTCOME] = outcome.value
+        sign_reply(reply, b"", key=authentic.key, tag=TAG_DATA_REPLY, created_s=now_s)
+        return Response(status_code=outcome.status, headers=dict(reply.headers))

@@ -1,0 +1,199 @@
+"""`ossensor vsensor`: its arguments, what is wrong with them, and the numbered way to a running collector."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from ossensor.backoff import Backoff
+from ossensor.errors import ConfigurationError, Exit
+from ossensor.transport.signing import Key
+
+from . import certificate
+from .keeper import Keeper
+from .layout import FOLDER_MODE, Layout
+from .report import Report
+
+# Connections that wait in the kernel while a successor starts: all that a few hundred sensors keep.
+_BACKLOG = 512
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="address to listen on; [::]:8443 for IPv6")
+    parser.add_argument(
+        "--store", required=True, metavar="DIR", help="where pcapng files, index and certificate are kept"
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain in PEM, instead of a self-signed one")
+    parser.add_argument("--tls-key", metavar="FILE", help="its private key, unencrypted")
+    parser.add_argument(
+        "--rotate-mb", default="1024", metavar="N", help="begin a new file when one has N MiB (default: 1024)"
+    )
+    parser.add_argument(
+        "--no-fsync", action="store_true", help="acknowledge before the disk has flushed; a power cut may lose batches"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per line instead of sentences")
+
+
+def run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """The exit code of a collector that ran until it was told to stop. Faults of the configuration go to stderr."""
+    try:
+        return _run(args, environ)
+    except ConfigurationError as e:
+        return _refuse(e)
+
+
+def _refuse(error: ConfigurationError) -> int:
+    for fault in error.faults:
+        sys.stderr.write(f"vsensor: {fault}\n")
+    return Exit.CONFIGURATION
+
+
+def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    # pydantic is slow to import, and `--help` needs none of it.
+    from ossensor.settings import load_vsensor_key  # noqa: PLC0415
+
+    faults: list[str] = []
+    # 1. Everything that can be judged without touching anything, so that all faults are shown at once.
+    address = _address(args.listen, faults)
+    rotate_mb = _positive(args.rotate_mb, faults)
+    if (args.tls_cert is None) != (args.tls_key is None):
+        faults.append("--tls-cert and --tls-key: give both, or neither for a self-signed certificate")
+    secret = b""
+    try:
+        secret = load_vsensor_key(environ)
+    except ConfigurationError as e:
+        faults += e.faults
+    # 2. The folder: the certificate and the lock lie in it.
+    layout = Layout(Path(args.store).absolute())
+    lock = _lock(layout, faults)
+    if faults or lock is None:
+        raise ConfigurationError(faults)
+    with lock:
+        return _listen(args, layout, address, Key(secret), rotate_mb)
+
+
+def _listen(args: argparse.Namespace, layout: Layout, address: tuple[str, int], key: Key, rotate_mb: int) -> int:
+    # 3. The certificate, before the port: a port that answers must answer with it.
+    pair = _certificate(args, layout, address[0])
+    # 4. The port, before the fork: every successor inherits it.
+    listener = _bind(address)
+    with listener:
+        host, port = listener.getsockname()[:2]
+        report = Report(_write, layout.root, as_json=args.json)
+        report.listening(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", pair.certificate, pair.sha256)
+        return _keep(layout, pair, key, listener, report, durable=not args.no_fsync, rotate_mb=rotate_mb)
+
+
+def _keep(
+    layout: Layout,
+    pair: certificate.Certificate,
+    key: Key,
+    listener: socket.socket,
+    report: Report,
+    *,
+    durable: bool,
+    rotate_mb: int,
+) -> int:
+    def serve() -> int:
+        # After the fork: the parent needs no web server, and stays small and boring without one.
+        from .server import Settings, run  # noqa: PLC0415
+
+        report.serving(os.getpid())
+        try:
+            return run(Settings({key.id: key}, layout.root, pair, durable, rotate_mb << 20), listener, report)
+        except ConfigurationError as e:
+            return _refuse(e)
+
+    return Keeper(serve, Backoff(), report.restarting).run()
+
+
+def _write(line: str) -> None:
+    # Whoever was reading may have gone; storing goes on.
+    with contextlib.suppress(OSError):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def _address(text: str, faults: list[str]) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        faults.append(f"--listen: {text!r} is not HOST:PORT with a port of 0 to 65535")
+        return "", 0
+    return host, int(port)
+
+
+def _positive(text: str, faults: list[str]) -> int:
+    # Up to a pebibyte: beyond it SQLite's integers would be next.
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 1 << 30:
+        faults.append(f"--rotate-mb: {text!r} is not a whole number of MiB from 1 to {1 << 30}")
+        return 1
+    return int(text)
+
+
+def _lock(layout: Layout, faults: list[str]) -> TextIO | None:
+    """The store's folder, made if need be, and ours until the file is closed; None with a fault added otherwise.
+
+    Two collectors on one index would each append at its own idea of a file's end. Children inherit the lock, so it
+    lasts until the last of them is gone.
+    """
+    file: TextIO | None = None
+    try:
+        layout.root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        file = layout.lock.open("w", encoding="ascii")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        if file is not None:
+            file.close()
+        why = "another vsensor uses it" if isinstance(e, BlockingIOError) else e.strerror
+        faults.append(f"--store: {layout.root}: {why}")
+        return None
+    return file
+
+
+def _certificate(args: argparse.Namespace, layout: Layout, host: str) -> certificate.Certificate:
+    try:
+        if args.tls_cert is not None:
+            return certificate.load(Path(args.tls_cert), Path(args.tls_key))
+        return certificate.ensure(layout.tls, host)
+    except (OSError, ValueError) as e:
+        # The name of what failed, not its text: OpenSSL quotes nothing of a key, but that is its decision.
+        where = f"{args.tls_cert}, {args.tls_key}" if args.tls_cert is not None else str(layout.tls)
+        raise ConfigurationError([f"certificate or key is unusable ({where}): {_reason(e)}"]) from e
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return error.reason or "not accepted by OpenSSL"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return "not a certificate in PEM"
+
+
+def _bind(address: tuple[str, int]) -> socket.socket:
+    """A socket that is listening at the first address that the host's name stands for."""
+    host, port = address
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            # Or a restart would have to wait for the connections of the last run to be forgotten (TIME_WAIT).
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(where)
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as e:  # socket.gaierror is one
+        raise ConfigurationError([f"--listen: cannot listen on {host} port {port}: {e.strerror}"]) from e
+    return listener

@@ -1,0 +1,48 @@
+"""Where things are under the store's root. Pure: names from names."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+_INDEX: Final = "index.sqlite"
+_TLS: Final = "tls"
+
+# A sensor's folder stands beside these. SQLite makes the names of its log and its shared memory from the index's.
+RESERVED_SENSORS: Final = frozenset({_TLS, _INDEX, f"{_INDEX}-wal", f"{_INDEX}-shm", f"{_INDEX}-journal"})
+
+FOLDER_MODE: Final = 0o750
+FILE_MODE: Final = 0o640
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of one store."""
+
+    root: Path
+
+    @property
+    def index(self) -> Path:
+        return self.root / _INDEX
+
+    @property
+    def tls(self) -> Path:
+        return self.root / _TLS
+
+    @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    @staticmethod
+    def file(sensor: str, interface: str, started_ns: int) -> str:
+        """The path, under the root, of the file that begins at this Unix time.
+
+        Sensor names are safe as they are (protocol.sensor_name_ok); interface names may hold anything printable. Nine
+        digits of fraction keep names in the order of their times, which three or none would not for fast rotation.
+        """
+        seconds, ns = divmod(started_ns, 10**9)
+        start = dt.datetime.fromtimestamp(seconds, tz=dt.UTC).strftime("%Y%m%dT%H%M%S")
+        return f"{sensor}/{quote(interface, safe='')}/{start}.{ns:09d}Z.pcapng"

@@ -1,0 +1,92 @@
+"""What the collector tells the person or the program that started it: lines on standard output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .recovery import Recovery
+from .store import Total
+
+
+class Report:
+    """Writes events as sentences, or as JSON objects with an `event` member, one per line."""
+
+    def __init__(self, write: Callable[[str], None], store: Path, *, as_json: bool) -> None:
+        self._write = write
+        self._store = store
+        self._as_json = as_json
+        self._totals: Mapping[tuple[str, str], Total] = {}
+        self._tally: dict[str, int] = {}
+
+    def _say(self, sentence: str, event: str, **members: Any) -> None:
+        self._write(json.dumps({"event": event, **members}) if self._as_json else sentence)
+
+    def listening(self, address: str, certificate: Path, sha256: str) -> None:
+        self._say(
+            f"vsensor: listening on https://{address}, storing in {self._store},"
+            f" certificate {certificate} (SHA-256 {sha256})",
+            "listening",
+            address=address,
+            store=str(self._store),
+            certificate=str(certificate),
+            sha256=sha256,
+        )
+
+    def serving(self, pid: int) -> None:
+        """For programs only: which process a person could not do anything about anyway."""
+        if self._as_json:
+            self._say("", "serving", pid=pid)
+
+    def restarting(self, pid: int, why: str, delay_s: float) -> None:
+        self._say(
+            f"vsensor: the serving process {pid} {why}; the next one starts in {delay_s:.1f} s",
+            "restarting",
+            pid=pid,
+            why=why,
+            delay_s=round(delay_s, 3),
+        )
+
+    def recovered(self, found: Recovery) -> None:
+        """Says what was not in order at the start; nothing when all was."""
+        if found.cut_files or found.empty_files:
+            self._say(
+                f"vsensor: removed {found.cut_bytes} unacknowledged bytes from {found.cut_files} files,"
+                f" and {found.empty_files} empty files",
+                "recovered",
+                cut_files=found.cut_files,
+                cut_bytes=found.cut_bytes,
+                empty_files=found.empty_files,
+            )
+        if found.short_files:
+            self._say(
+                f"vsensor: {len(found.short_files)} FILES ARE SHORTER THAN WHAT WAS ACKNOWLEDGED:"
+                f" {', '.join(found.short_files)}",
+                "short",
+                files=found.short_files,
+            )
+
+    def progress(self, totals: Mapping[tuple[str, str], Total], tally: Mapping[str, int]) -> None:
+        """What has come in since the last call: each interface with anything new, and each kind of refusal."""
+        for (sensor, interface), total in totals.items():
+            if self._totals.get((sensor, interface)) != total:
+                self._say(
+                    f"{sensor} {interface}: {total.packets:,} packets, {total.bytes:,} bytes,"
+                    f" writing {self._store / total.file}",
+                    "received",
+                    sensor=sensor,
+                    interface=interface,
+                    packets=total.packets,
+                    bytes=total.bytes,
+                    file=str(self._store / total.file),
+                )
+        refused = {name: n for name, n in tally.items() if name not in {"stored", "present"}}
+        if refused != self._tally:
+            self._say(
+                "vsensor: not stored: " + ", ".join(f"{n:,} {name}" for name, n in sorted(refused.items())),
+                "refused",
+                **{name.replace("-", "_"): n for name, n in refused.items()},
+            )
+        self._totals, self._tally = totals, refused

@@ -1,0 +1,155 @@
+"""uvicorn around the collector, in the serving process, until it is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+
+from ossensor.errors import Exit
+from ossensor.transport.signing import Key
+
+from .certificate import Certificate, context
+from .collector import Collector
+from .index import Index
+from .keeper import GRACE_S
+from .layout import Layout
+from .report import Report
+from .store import Store
+
+# A sensor keeps a handful of connections. With files.OPEN_MAX this stays under the usual 1,024 descriptors.
+CONNECTIONS_MAX: Final = 512
+# A silent interface sends a batch when its first packet is OSSENSOR_BATCH_MS old; quiet ones are minutes apart, and
+# reconnecting costs a TLS handshake each time.
+KEEP_ALIVE_S: Final = 120
+REPORT_S: Final = 5.0
+_HANG_UP_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the serving process needs to know."""
+
+    keys: Mapping[str, Key]
+    store: Path
+    certificate: Certificate
+    durable: bool
+    rotate_bytes: int
+
+
+def steady_clock() -> Callable[[], float]:
+    """Unix time that never runs backwards: the wall clock at this call, and from then on the time since boot.
+
+    A wall clock set back would make signatures valid again whose nonces were forgotten. Sensors learn from replies
+    what time it is here, so being steady is worth more than being right. CLOCK_BOOTTIME is slewed by NTP, so it keeps
+    pace, and it counts while the machine is suspended.
+    """
+    offset_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return lambda: offset_s + time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, less its way with signals: it raises them again at the end, which looks like a crash to a keeper."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        hanging_up = asyncio.create_task(self._hang_up())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            hanging_up.cancel()
+
+    async def _hang_up(self) -> None:
+        """Ends connections with nothing in hand. uvicorn closes them, and TLS then waits for the peer to close too.
+
+        A sensor that holds its connection for the next batch does not answer that, and each stop would take the whole
+        grace. A reply needs no more than one pause to leave; after it, an end without ceremony loses nothing.
+        """
+        resting: set[Any] = set()
+        while True:
+            await asyncio.sleep(_HANG_UP_S)
+            connections: set[Any] = set(self.server_state.connections)  # H11Protocol, which the union's others are not
+            now = {c for c in connections if c.cycle is None or c.cycle.response_complete}
+            for connection in resting & now:
+                connection.transport.abort()
+            resting = now
+
+
+def make_server(collector: Collector, certificate: Certificate) -> Server:
+    """A server that is ready for `serve(sockets=[...])`. Raises OSError when the certificate does not load."""
+    config = uvicorn.Config(
+        collector.app,
+        # h11 bounds the size of a request's head; llhttp, under httptools, takes fields until memory is full. It costs
+        # nothing that can be measured beside TLS with bodies of a mebibyte.
+        http="h11",
+        h11_max_incomplete_event_size=16 << 10,  # Apache's and nginx's order of magnitude; ours are under 2 KiB
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",  # at "warning" each malformed request of a stranger is a line
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        limit_concurrency=CONNECTIONS_MAX,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    config.load()
+    # Ours, not one that uvicorn makes from file names: that one would speak TLS 1.1 where OpenSSL's policy allows it.
+    config.ssl = context(certificate.certificate, certificate.key)
+    return Server(config)
+
+
+def run(settings: Settings, listener: socket.socket, report: Report) -> int:
+    """The exit code of a serving process that was asked to stop: 0, everything in hand answered and durable.
+
+    Raises OSError, sqlite3.Error or ConfigurationError when the store cannot be opened.
+    """
+    layout = Layout(settings.store)
+    store = Store(layout, durable=settings.durable, rotate_bytes=settings.rotate_bytes)
+    report.recovered(store.recovery)
+    store.start()
+    try:
+        # A reader of its own: the event loop looks things up while the writer is in a transaction.
+        with closing(Index(layout.index, durable=settings.durable)) as index:
+            collector = Collector(settings.keys, store, index, steady_clock())
+            server = make_server(collector, settings.certificate)
+            with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+                runner.run(_serve(server, listener, lambda: report.progress(store.totals(), collector.tally)))
+    finally:
+        store.close()
+    report.progress(store.totals(), collector.tally)
+    return Exit.DRAINED
+
+
+async def _serve(server: Server, listener: socket.socket, tick: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    reporting = asyncio.create_task(_every(REPORT_S, tick))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        reporting.cancel()
+
+
+async def _every(pause_s: float, act: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(pause_s)
+        act()
