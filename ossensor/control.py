@@ -9,18 +9,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
+import time
 from typing import Any, Final
 
 _LARGEST_BYTES: Final = 64 << 10
 _MOST_FDS: Final = 8
+_PATIENCE_S: Final = 2.0
+# A peer that never stops talking must not keep us from everything else.
+_MOST_MESSAGES: Final = 256
 
 
 class Channel:
-    """One end. Messages keep their borders; a message is whole or not there."""
+    """One end. Messages keep their borders; a message is whole or not there. `ended`: the other end is gone."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self.ended = False
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
@@ -36,29 +42,46 @@ class Channel:
         self._sock.close()
 
     def send(self, op: str, fds: tuple[int, ...] = (), **values: Any) -> bool:
-        """False when the other end is gone or does not read; what to do then is the death of a child's business."""
+        """False when the other end is gone or does not read for a while (hundreds of interfaces fill the buffer)."""
         data = json.dumps({"op": op, **values}).encode()
-        try:
-            socket.send_fds(self._sock, [data], list(fds))
-        except (BlockingIOError, BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
-            return False
-        return True
-
-    def receive(self) -> list[tuple[dict[str, Any], list[int]]]:
-        """Every waiting message with its descriptors; one that is no object with an `op` is left out."""
-        messages: list[tuple[dict[str, Any], list[int]]] = []
+        deadline_s = time.monotonic() + _PATIENCE_S
         while True:
             try:
+                socket.send_fds(self._sock, [data], list(fds))
+            except BlockingIOError:
+                if time.monotonic() >= deadline_s:
+                    return False
+                poll = select.poll()
+                poll.register(self._sock, select.POLLOUT)
+                poll.poll(100)
+            except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
+                return False
+            else:
+                return True
+
+    def receive(self) -> list[tuple[dict[str, Any], list[int]]]:
+        """The waiting messages, so many at most, with their descriptors; what is no object with an `op` is left out."""
+        messages: list[tuple[dict[str, Any], list[int]]] = []
+        for _ in range(_MOST_MESSAGES):
+            fds: list[int] = []
+            try:
                 data, fds, _, _ = socket.recv_fds(self._sock, _LARGEST_BYTES, _MOST_FDS)
-            except (BlockingIOError, ConnectionResetError):
+            except BlockingIOError:
                 return messages
+            except ConnectionResetError:
+                data = b""
             if not data:
+                # The end; or an empty message, which nobody of ours sends.
+                self.ended = True
+                for fd in fds:
+                    os.close(fd)
                 return messages
             values = None
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 values = json.loads(data)
             if isinstance(values, dict) and isinstance(values.get("op"), str):
                 messages.append((values, fds))
             else:
                 for fd in fds:
                     os.close(fd)
+        return messages

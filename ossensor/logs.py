@@ -42,6 +42,22 @@ _NAMES: Final = {STATS: "STATS", SEND: "SEND", ANTIGENA: "ANTIGENA", CHUNK: "CHU
 # would otherwise cost more than the capture.
 _QUEUE_RECORDS: Final = 1000
 _RECORDS_PER_S: Final = 500.0
+# The longest is a packet of 256 KiB in hex.
+_RECORD_BYTES: Final = 1 << 20
+
+# What of a record crosses to the supervisor. Not `args`: a message is whole when it leaves.
+_CROSSING: Final = (
+    "name",
+    "levelno",
+    "levelname",
+    "created",
+    "msecs",
+    "process",
+    "processName",
+    "exc_text",
+    "msg",
+    "fields",
+)
 
 
 def fields(**values: Any) -> dict[str, Any]:
@@ -104,8 +120,11 @@ def configure(debug: int, log_format: str) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Loads builtin values and refuses every name, hence every class and function."""
+class _PlainUnpickler(pickle._Unpickler):  # noqa: SLF001
+    """Loads builtin values and refuses every name, hence every class and function.
+
+    The one written in Python: the memo of the C one is an array that grows to any index that a pickle names.
+    """
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         raise pickle.UnpicklingError(f"a log record may not name {module_name}.{global_name}")
@@ -114,10 +133,12 @@ class _PlainUnpickler(pickle.Unpickler):
 class _PlainQueue(Queue):  # type: ignore[type-arg]
     """A multiprocessing queue whose reading end takes plain values only."""
 
-    def get_plain(self) -> Any:
-        data = self._reader.recv_bytes()  # type: ignore[attr-defined]
-        self._sem.release()  # type: ignore[attr-defined]  # the room that put() had taken
-        return _PlainUnpickler(io.BytesIO(data)).load()
+    def receive(self) -> bytes:
+        """The next record's pickle. EOFError or OSError: the child is gone, or sent what no child of ours sends."""
+        data: bytes = self._reader.recv_bytes(_RECORD_BYTES)  # type: ignore[attr-defined]
+        with contextlib.suppress(ValueError):  # a child that writes past the semaphore had taken no room
+            self._sem.release()  # type: ignore[attr-defined]
+        return data
 
     def write_fd(self) -> int:
         """The descriptor that the child must keep to be heard."""
@@ -162,25 +183,25 @@ class ChildHandler(MultiProcessingHandler):  # type: ignore[misc]
     def _receive(self) -> None:
         while True:
             try:
-                values = self.queue.get_plain()
+                data = self.queue.receive()
             except (EOFError, OSError):
-                return  # the child is gone; a record cut off by its death is lost with it
+                return  # a record cut off by the child's death is lost with it
+            try:
+                values = _PlainUnpickler(io.BytesIO(data)).load()
             except Exception as e:  # noqa: BLE001  whatever a hostile pickle raises; it must not end the thread
                 values = {"levelno": logging.WARNING, "levelname": "WARNING", "msg": f"unreadable log record: {e}"}
             with contextlib.suppress(Exception):  # a record with wrong types must not end the thread either
-                self.sub_handler.handle(logging.makeLogRecord(values))
+                self.sub_handler.handle(logging.makeLogRecord({n: values[n] for n in _CROSSING if n in values}))
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self._bucket.take(time.monotonic()):
             return
         omitted, self._bucket.refused = self._bucket.refused, 0
         record = self._format_record(record)
-        names = ("name", "levelno", "levelname", "created", "msecs", "process", "processName", "exc_text")
-        values = {name: getattr(record, name) for name in names}
+        values: dict[str, Any] = {name: getattr(record, name, None) for name in _CROSSING}
         values["msg"] = str(record.msg)
-        values["fields"] = {k: v if isinstance(v, int | float) else str(v) for k, v in _fields(record).items()}
-        if omitted:
-            values["fields"]["records_left_out"] = omitted
+        more = {k: v if isinstance(v, int | float) else str(v) for k, v in _fields(record).items()}
+        values["fields"] = more | ({"records_left_out": omitted} if omitted else {})
         try:
             self._send(values)
         except queue.Full:

@@ -22,7 +22,7 @@ class Sparse:
         if now_s - last_s < self._quiet_s:
             self._seen[key] = (last_s, omitted + 1)
             return None
-        if len(self._seen) >= self._most_keys:
+        if key not in self._seen and len(self._seen) >= self._most_keys:
             self._seen.clear()  # keys come from outside; forgetting them costs a repeated line, keeping them memory
         self._seen[key] = (now_s, 0)
         return omitted

@@ -145,12 +145,18 @@ class Region:
             self._map.close()
 
     def in_flight(self) -> int:
-        """Packets committed to slots and not settled. Exact once worker and uploader stand still."""
+        """Packets committed to slots and not settled. Exact once worker and uploader stand still, or are dead."""
         total = 0
         for slot in range(self.count):
-            if self.state(slot) in {State.FILLING, State.READY}:
+            state = self.state(slot)
+            if state in {State.FILLING, State.READY} or (state == State.SETTLING and not self._counted(slot)):
                 total += self.header(slot, _Header.COMMIT) >> 32
         return total
+
+    def _counted(self, slot: int) -> bool:
+        """True when the counter that a SETTLING slot's redo log names has its new value already."""
+        word = self.header(slot, _Header.SETTLE_WORD)
+        return is_settle_word(word) and self.control(word) == self.header(slot, _Header.SETTLE_VALUE)
 
     def committed(self) -> int:
         """Packets that workers committed to slots, exact also after a worker's SIGKILL.
@@ -195,6 +201,11 @@ class Region:
 
     def kernel_counts(self) -> tuple[int, int]:
         return self.control(_Control.RECEIVED), self.control(_Control.KERNEL_DROPS)
+
+
+def is_settle_word(word: int) -> bool:
+    """True for the uploader's counters. A compromised worker writes headers too, and must not reach other words."""
+    return _Control.DELIVERED <= word < _Control.DROPPED + len(UPLOADER_REASONS)
 
 
 def _slots_offset(count: int) -> int:
@@ -449,8 +460,7 @@ class Consumer:
     def _finish(self, slot: int) -> None:
         region = self.region
         word = region.header(slot, _Header.SETTLE_WORD)
-        # A compromised worker can write this header too; it must not reach words that are not the uploader's.
-        if _Control.DELIVERED <= word < _Control.DROPPED + len(UPLOADER_REASONS):
+        if is_settle_word(word):
             region.set_control(word, region.header(slot, _Header.SETTLE_VALUE))
         region.set_header(slot, _Header.STATE, State.FREE)
         # Killed here: the doorbell is missing; the successor's first act is to ring for all.

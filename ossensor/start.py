@@ -49,10 +49,20 @@ def run(environ: Mapping[str, str]) -> Exit:
     for warning in loaded.warnings:
         log.warning(warning)
     _write_config(loaded)
+    started_in = os.getcwd()  # noqa: PTH109  a string for chdir
     os.chdir("/")
     from .supervisor import Supervisor  # noqa: PLC0415  loads pypcap and requests, which a refusal need not wait for
 
-    return Supervisor(settings, context, lambda: load(environ).settings).run()
+    return Supervisor(settings, context, lambda: _load_from(started_in, environ)).run()
+
+
+def _load_from(folder: str, environ: Mapping[str, str]) -> Settings:
+    """The settings as they were read at the start: relative paths mean the folder that the sensor was started in."""
+    os.chdir(folder)
+    try:
+        return load(environ).settings
+    finally:
+        os.chdir("/")
 
 
 def _require_net_raw() -> None:

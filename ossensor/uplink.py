@@ -7,6 +7,7 @@ for good; what it was told is told again to its successor.
 from __future__ import annotations
 
 import os
+import signal
 import ssl
 import time
 from collections.abc import Callable, Iterable
@@ -55,7 +56,7 @@ class Uplink:
             if port.retiring is not None and not port.child.alive:
                 self.retire(port)
         if self._draining:
-            ours.send("drain")
+            self._tell("drain")
 
     def fileno(self) -> int | None:
         """The channel's descriptor, to be polled; None while there is no uploader."""
@@ -63,21 +64,18 @@ class Uplink:
 
     def hand_over(self, port: Port) -> None:
         """Lends the port's slots and the uploader's ends of its doorbells."""
-        if self._channel is not None:
-            descriptors = (port.region.fd, port.pipes.ready_read, port.pipes.free_write)
-            self._channel.send("add", descriptors, queue=port.queue_id, interface=port.label)
+        descriptors = (port.region.fd, port.pipes.ready_read, port.pipes.free_write)
+        self._tell("add", descriptors, queue=port.queue_id, interface=port.label)
 
     def retire(self, port: Port) -> None:
         """No worker will fill this queue again: let go of it once it is empty."""
-        if self._channel is not None:
-            self._channel.send("retire", queue=port.queue_id)
+        self._tell("retire", queue=port.queue_id)
 
     def drain(self) -> None:
         """All workers are done: empty the slots and leave."""
         self._draining = True
         self.child.hurry()
-        if self._channel is not None:
-            self._channel.send("drain")
+        self._tell("drain")
 
     def listen(self) -> list[int]:
         """Answers what the uploader asks; returns the queues that it has emptied and let go of."""
@@ -88,10 +86,17 @@ class Uplink:
             for fd in descriptors:
                 os.close(fd)  # nothing that comes this way may bring one
             if message["op"] == "guard":
-                self._channel.send("guarded", ok=self._guard(message.get("flows")))
+                self._tell("guarded", ok=self._guard(message.get("flows")))
             elif message["op"] == "retired" and isinstance(message.get("queue"), int):
                 emptied.append(message["queue"])
+        if self._channel.ended and self.process is not None:
+            self.process.signal(signal.SIGKILL)  # it hung up: dead already, or of no use
         return emptied
+
+    def _tell(self, op: str, descriptors: tuple[int, ...] = (), **values: Any) -> None:
+        """An uploader that does not take a message is ended: its successor is told everything again."""
+        if self._channel is not None and not self._channel.send(op, descriptors, **values) and self.process is not None:
+            self.process.signal(signal.SIGKILL)
 
     def ended(self, exit_code: int, ports: Iterable[Port]) -> None:
         """The process is dead: its successor will look at all slots."""

@@ -20,6 +20,10 @@ from . import bpf
 _SIOCGIFHWADDR: Final = 0x8927  # linux/sockios.h
 
 
+# ARPHRD_ETHER and ARPHRD_LOOPBACK of linux/if_arp.h: what libpcap reads as DLT_EN10MB.
+_ETHERNET_FRAMED: Final = {1, 772}
+
+
 def hardware_type(interface: str) -> int:
     """The interface's ARPHRD_ number, which decides what libpcap compiles for. OSError when it is gone."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
@@ -35,14 +39,19 @@ class FilterBank:
         self.user = user
         self.flows = frozenset(flows)
         self._credential_endpoints = credential_endpoints
-        self._expression = filters.effective(user, self.flows, credential_endpoints=credential_endpoints)
         self._programs: dict[int, bytes] = {}
 
     def program(self, interface: str) -> bytes:
         """The program for this interface. Raises what bpf.compile_on raises."""
         kind = hardware_type(interface)
         if kind not in self._programs:
-            self._programs[kind] = bpf.compile_on(interface, self._expression)
+            expression = filters.effective(
+                self.user,
+                self.flows,
+                credential_endpoints=self._credential_endpoints,
+                ethernet=kind in _ETHERNET_FRAMED,
+            )
+            self._programs[kind] = bpf.compile_on(interface, expression)
         return self._programs[kind]
 
     def with_flows(self, flows: Iterable[Flow]) -> FilterBank:

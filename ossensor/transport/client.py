@@ -136,7 +136,7 @@ class Client:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                content = response.raw.read(_MAX_REPLY_BYTES, decode_content=False)
+                content = _whole(response)
                 status, headers = response.status_code, response.headers
         except (requests.RequestException, OSError) as e:
             self.close()
@@ -200,6 +200,23 @@ class Client:
             vsensor_time_s=vsensor_time_s,
             retry_after_s=retry_after_s,
         )
+
+
+def _whole(response: requests.Response) -> bytes:
+    """The reply's body, not longer than we read. TimeoutError when it does not come in time.
+
+    The socket's own time limit is for one read: a body in drips would hold a sender for hours.
+    """
+    until_s = time.monotonic() + _REPLY_TIMEOUT_S
+    content = b""
+    while len(content) < _MAX_REPLY_BYTES:
+        piece: bytes = response.raw.read1(_MAX_REPLY_BYTES - len(content), decode_content=False)
+        if not piece:
+            return content
+        content += piece
+        if time.monotonic() >= until_s:
+            raise TimeoutError("the reply came in drips")
+    return content
 
 
 def _named(error: BaseException) -> str:

@@ -85,8 +85,9 @@ class Endpoint:
         if not addresses:
             self._exhausted(now_s, 0.0)
             return
-        self._addresses = addresses
-        for address in addresses:
+        # More than are remembered would be connected to without being excluded.
+        self._addresses = addresses[:_REMEMBERED]
+        for address in self._addresses:
             if address in self._remembered:
                 self._remembered.remove(address)
             self._remembered.append(address)

@@ -49,6 +49,8 @@ _AGAIN_S: Final = 0.2
 # with the workers' drain before it the whole stop stays under five seconds.
 _DRAIN_PATIENCE_S: Final = 2.5
 _STATS_EVERY_S: Final = 10.0
+# Well above what the client's own limits add up to on a slow line.
+_STUCK_S: Final = 120.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class Uploader:
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Result | list[str]] = queue.SimpleQueue()
         self._items: dict[BatchId, tuple[str, Item]] = {}
+        self._since_s: dict[BatchId, float] = {}  # of the attempts under way, oldest first
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         for number in range(SENDERS):
@@ -164,6 +167,8 @@ class Uploader:
             self._print_stats()
             if self._drained():
                 return Exit.DRAINED
+            if self._stuck():
+                return Exit.GAVE_UP
 
     def _wait(self, signals: Signals) -> None:
         poll = select.poll()
@@ -215,7 +220,8 @@ class Uploader:
                 threading.Thread(target=self._resolve, name="resolver", daemon=True).start()
             case State.UNGUARDED:
                 self._endpoint.asked()
-                self._channel.send("guard", flows=self._endpoint.flows)
+                if not self._channel.send("guard", flows=self._endpoint.flows):
+                    self._endpoint.guarded(time.monotonic(), ok=False)
             case _:
                 pass
 
@@ -233,6 +239,7 @@ class Uploader:
             self._nonce_count += 1
             self._totals.attempts += 1
             self._items[batch] = (stream, item)
+            self._since_s[batch] = time.monotonic()
             self._jobs.put(
                 Job(
                     batch,
@@ -271,6 +278,7 @@ class Uploader:
     def _conclude(self, result: Result) -> None:
         job = result.job
         stream, item = self._items.pop(job.batch)
+        del self._since_s[job.batch]
         log.log(
             SEND,
             "sent batch",
@@ -352,6 +360,17 @@ class Uploader:
         self._stats_at_s = now_s + _STATS_EVERY_S
         totals = fields(**vars(self._totals), waiting=len(self._window), reachable=self._endpoint.reachable)
         log.log(SEND, "sent packets", extra=totals)
+
+    def _stuck(self) -> bool:
+        """True when an attempt has outlived every time limit: a peer that sends headers a byte at a time can do that.
+
+        A thread cannot be ended, a process can: the slots keep everything, and a successor starts with fresh threads.
+        """
+        oldest_s = next(iter(self._since_s.values()), None)
+        if oldest_s is None or time.monotonic() - oldest_s < _STUCK_S:
+            return False
+        log.error("an attempt does not end; starting afresh", extra=fields(after_s=_STUCK_S))
+        return True
 
     def _drained(self) -> bool:
         if self._drain_since_s is None:

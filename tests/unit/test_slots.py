@@ -1,11 +1,14 @@
 """The shared-memory queue: who may touch a slot, and what a SIGKILL at any moment leaves behind."""
 
+from __future__ import annotations
+
 import os
 import random
 import select
 import signal
 import struct
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -16,14 +19,14 @@ EPOCH = bytes(range(16))
 
 
 @pytest.fixture
-def pipes():
+def pipes() -> Iterator[Pipes]:
     ends = Pipes.create()
     yield ends
     ends.close()
 
 
 @pytest.fixture
-def region():
+def region() -> Iterator[Region]:
     memory = Region.create(4, 4096)
     yield memory
     memory.close()
@@ -31,16 +34,16 @@ def region():
 
 
 @pytest.fixture
-def producer(region, pipes):
+def producer(region: Region, pipes: Pipes) -> Producer:
     return Producer(region, pipes.ready_write, pipes.free_read)
 
 
 @pytest.fixture
-def consumer(region, pipes):
+def consumer(region: Region, pipes: Pipes) -> Consumer:
     return Consumer(region, pipes.ready_read, pipes.free_write)
 
 
-def publish(producer, sequence, packets=1, body=b"section"):
+def publish(producer: Producer, sequence: int, packets: int = 1, body: bytes = b"section") -> int:
     slot = producer.begin(EPOCH, sequence)
     producer.region.slot(slot)[: len(body)] = body
     producer.commit(slot, len(body), packets, 5, 6)
@@ -48,22 +51,24 @@ def publish(producer, sequence, packets=1, body=b"section"):
     return slot
 
 
-def test_a_published_batch_reaches_the_consumer_with_its_bytes_and_identity(producer, consumer):
+def test_a_published_batch_reaches_the_consumer_with_its_bytes_and_identity(
+    producer: Producer, consumer: Consumer
+) -> None:
     slot = publish(producer, 7, packets=3, body=b"hello")
 
     (batch,) = consumer.listen()
 
     assert (slot, EPOCH.hex(), 7, 3, 5) == (batch.slot, batch.epoch, batch.sequence, batch.packets, batch.length)
-    assert b"hello" == bytes(consumer.section(batch))
+    assert bytes(consumer.section(batch)) == b"hello"
 
 
-def test_a_batch_is_given_out_once(producer, consumer):
+def test_a_batch_is_given_out_once(producer: Producer, consumer: Consumer) -> None:
     publish(producer, 0)
 
-    assert [1, 0, 0] == [len(consumer.listen()) for _ in range(3)]
+    assert [len(consumer.listen()) for _ in range(3)] == [1, 0, 0]
 
 
-def test_a_settled_slot_comes_back_to_the_producer(producer, consumer):
+def test_a_settled_slot_comes_back_to_the_producer(producer: Producer, consumer: Consumer) -> None:
     for sequence in range(4):
         publish(producer, sequence)
     assert producer.free == 0
@@ -74,7 +79,9 @@ def test_a_settled_slot_comes_back_to_the_producer(producer, consumer):
     assert producer.free == 1
 
 
-def test_settling_counts_each_packet_once_under_its_reason(producer, consumer, region):
+def test_settling_counts_each_packet_once_under_its_reason(
+    producer: Producer, consumer: Consumer, region: Region
+) -> None:
     for sequence in range(3):
         publish(producer, sequence, packets=10 + sequence)
     first, second, third = consumer.listen()
@@ -82,22 +89,26 @@ def test_settling_counts_each_packet_once_under_its_reason(producer, consumer, r
     consumer.settle(first)
     consumer.settle(second, Reason.REJECTED)
 
-    assert 10 == region.delivered()
-    assert {Reason.REJECTED: 11, Reason.TOO_LARGE: 0, Reason.CORRUPT: 0} == region.dropped()
+    assert region.delivered() == 10
+    assert region.dropped() == {Reason.REJECTED: 11, Reason.TOO_LARGE: 0, Reason.CORRUPT: 0}
     assert 12 == region.in_flight() == third.packets
 
 
-def test_a_successor_of_the_uploader_finds_what_was_not_settled(producer, consumer, region, pipes):
+def test_a_successor_of_the_uploader_finds_what_was_not_settled(
+    producer: Producer, consumer: Consumer, region: Region, pipes: Pipes
+) -> None:
     for sequence in range(3):
         publish(producer, sequence)
     consumer.settle(consumer.listen()[0])
 
     successor = Consumer(region, pipes.ready_read, pipes.free_write)
 
-    assert [1, 2] == [b.sequence for b in successor.listen()]
+    assert [b.sequence for b in successor.listen()] == [1, 2]
 
 
-def test_a_settling_interrupted_after_its_redo_log_is_finished_without_counting_twice(producer, consumer, region, pipes):
+def test_a_settling_interrupted_after_its_redo_log_is_finished_without_counting_twice(
+    producer: Producer, consumer: Consumer, region: Region, pipes: Pipes
+) -> None:
     for counter_stored_already in (False, True):
         publish(producer, 0, packets=5)
         (batch,) = consumer.listen()
@@ -112,11 +123,13 @@ def test_a_settling_interrupted_after_its_redo_log_is_finished_without_counting_
         consumer = Consumer(region, pipes.ready_read, pipes.free_write)
 
         assert before + 5 == region.delivered()
-        assert State.FREE == region.state(batch.slot)
-        assert [] == consumer.listen()
+        assert region.state(batch.slot) == State.FREE
+        assert consumer.listen() == []
 
 
-def test_a_redo_log_that_names_a_word_of_another_owner_changes_nothing(producer, region, pipes):
+def test_a_redo_log_that_names_a_word_of_another_owner_changes_nothing(
+    producer: Producer, region: Region, pipes: Pipes
+) -> None:
     slot = publish(producer, 0)
     words = region._words
     header = (4096 + slot * 128) // 8
@@ -128,7 +141,9 @@ def test_a_redo_log_that_names_a_word_of_another_owner_changes_nothing(producer,
     assert before == words[16]
 
 
-def test_a_doorbell_lost_with_its_worker_is_rung_by_the_supervisor(producer, consumer, region, pipes):
+def test_a_doorbell_lost_with_its_worker_is_rung_by_the_supervisor(
+    producer: Producer, consumer: Consumer, region: Region, pipes: Pipes
+) -> None:
     slot = producer.begin(EPOCH, 0)
     producer.commit(slot, 10, 1, 0, 0)
     region.set_header(slot, 8, 10)
@@ -138,7 +153,7 @@ def test_a_doorbell_lost_with_its_worker_is_rung_by_the_supervisor(producer, con
 
     ring_for_dead(pipes)
 
-    assert [0] == [b.sequence for b in consumer.listen()]
+    assert [b.sequence for b in consumer.listen()] == [0]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +161,9 @@ def test_a_doorbell_lost_with_its_worker_is_rung_by_the_supervisor(producer, con
     [(0, 0), (4097, 0), (2**63, 0), (10, 2**63)],
     ids=["empty", "longer than the slot", "absurd", "sequence out of range"],
 )
-def test_a_header_that_cannot_be_true_gives_no_section(producer, consumer, region, length, sequence):
+def test_a_header_that_cannot_be_true_gives_no_section(
+    producer: Producer, consumer: Consumer, region: Region, length: int, sequence: int
+) -> None:
     slot = publish(producer, 0)
     region.set_header(slot, 8, length)
     region.set_header(slot, 2, sequence)
@@ -156,40 +173,46 @@ def test_a_header_that_cannot_be_true_gives_no_section(producer, consumer, regio
     assert consumer.section(batch) is None
 
 
-def test_a_claimed_packet_count_is_bounded_by_what_a_slot_can_hold(producer, consumer):
+def test_a_claimed_packet_count_is_bounded_by_what_a_slot_can_hold(producer: Producer, consumer: Consumer) -> None:
     slot = producer.begin(EPOCH, 0)
     producer.commit(slot, 10, 2**31, 0, 0)
     producer.publish(slot, 10)
 
-    assert 4096 // 32 == consumer.listen()[0].packets
+    assert consumer.listen()[0].packets == 4096 // 32
 
 
-def test_doorbells_that_name_no_slot_of_the_region_are_harmless(consumer, producer, pipes):
+def test_doorbells_that_name_no_slot_of_the_region_are_harmless(
+    consumer: Consumer, producer: Producer, pipes: Pipes
+) -> None:
     os.write(pipes.ready_write, struct.pack("<QQ", 77, 0))
     os.write(pipes.free_write, struct.pack("<QQ", 77, 0))
     producer.listen()
 
-    assert ([], 4) == (consumer.listen(), producer.free)
+    assert (consumer.listen(), producer.free) == ([], 4)
 
 
-def test_committed_believes_the_slot_when_a_kill_fell_between_the_two_stores(producer, region):
+def test_committed_believes_the_slot_when_a_kill_fell_between_the_two_stores(
+    producer: Producer, region: Region
+) -> None:
     slot = producer.begin(EPOCH, 0)
     producer.commit(slot, 10, 3, 0, 0)
     region.set_header(slot, 1, 5 << 32 | 20)  # the slot's word is stored, the total is not
 
-    assert 5 == region.committed()
+    assert region.committed() == 5
     orphan = producer.orphan()
     assert (slot, 20, 5) == (orphan.slot, orphan.used, orphan.packets)
-    assert 5 == region.control(8)
+    assert region.control(8) == 5
 
 
-def test_the_memory_can_neither_shrink_nor_grow(region):
+def test_the_memory_can_neither_shrink_nor_grow(region: Region) -> None:
     for size in (4096, 1 << 24):
         with pytest.raises(PermissionError):
             os.ftruncate(region.fd, size)
 
 
-def test_a_scan_that_sees_a_batch_has_seen_its_predecessors(producer, consumer, region):
+def test_a_scan_that_sees_a_batch_has_seen_its_predecessors(
+    producer: Producer, consumer: Consumer, region: Region
+) -> None:
     """Batch 0 becomes READY after the scan has passed its header, batch 1 before the scan reaches its own."""
     slot0 = producer.begin(EPOCH, 0)
     slot1 = producer.begin(EPOCH, 1)
@@ -198,7 +221,7 @@ def test_a_scan_that_sees_a_batch_has_seen_its_predecessors(producer, consumer, 
     plain = region.state
     passed = []
 
-    def state(slot):
+    def state(slot: int) -> int:
         found = plain(slot)
         if slot == slot0 and not passed:
             passed.append(found)
@@ -208,12 +231,12 @@ def test_a_scan_that_sees_a_batch_has_seen_its_predecessors(producer, consumer, 
 
     region.state = state
 
-    assert [0, 1] == [b.sequence for b in consumer.listen()]
-    assert [State.FILLING] == passed
+    assert [b.sequence for b in consumer.listen()] == [0, 1]
+    assert passed == [State.FILLING]
 
 
 @pytest.mark.slow
-def test_random_kills_of_both_sides_lose_and_repeat_no_published_batch():
+def test_random_kills_of_both_sides_lose_and_repeat_no_published_batch() -> None:  # noqa: C901, PLR0915  one story
     """A producer and a consumer are killed in turn; every batch that was published is settled exactly once."""
     seed = 20261123
     print("seed", seed)
@@ -222,7 +245,7 @@ def test_random_kills_of_both_sides_lose_and_repeat_no_published_batch():
     pipes = Pipes.create()
     journal_read, journal_write = os.pipe()  # the consumer reports (sequence, checksum ok) before it settles
 
-    def produce(first):
+    def produce(first: int) -> None:
         producer = Producer(region, pipes.ready_write, pipes.free_read)
         sequence = first
         while True:
@@ -237,7 +260,7 @@ def test_random_kills_of_both_sides_lose_and_repeat_no_published_batch():
             producer.publish(slot, len(body))
             sequence += 1
 
-    def consume():
+    def consume() -> None:
         consumer = Consumer(region, pipes.ready_read, pipes.free_write)
         while True:
             for batch in consumer.listen():
@@ -246,7 +269,7 @@ def test_random_kills_of_both_sides_lose_and_repeat_no_published_batch():
                 consumer.settle(batch)
             select.select([pipes.ready_read], [], [], 1)
 
-    def fork(work, *args):
+    def fork(work: Callable[..., None], *args: int) -> int:
         pid = os.fork()
         if not pid:
             try:
@@ -258,7 +281,7 @@ def test_random_kills_of_both_sides_lose_and_repeat_no_published_batch():
     seen = {}
     os.set_blocking(journal_read, False)
 
-    def read_journal():
+    def read_journal() -> None:
         try:
             while data := os.read(journal_read, 9 * 4096):
                 for sequence, good in struct.iter_unpack("<Q?", data):
@@ -301,7 +324,7 @@ def test_random_kills_of_both_sides_lose_and_repeat_no_published_batch():
     os.waitpid(children["consumer"], 0)
     read_journal()
 
-    assert [State.FREE] * 8 == [region.state(s) for s in range(region.count)]
+    assert [region.state(s) for s in range(region.count)] == [State.FREE] * 8
     # Reported before settling: a kill between the two shows a batch again, once more per kill at the most, and counts
     # it once.
     assert region.delivered() == len(seen)
