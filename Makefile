@@ -58,7 +58,8 @@ lint: system-test install $(VENV)/.installed-test
 
 test: lint  ## lint, types, and every test; in a user namespace where there is no root
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest $(PYTEST_ARGS); \
-	elif unshare -rnm true 2>/dev/null; then unshare -rnm $(BIN)/pytest $(PYTEST_ARGS); \
+	elif unshare -rnm true 2>/dev/null; then \
+	  unshare -rnm sh -c 'ip link set lo up && exec $(BIN)/pytest $(PYTEST_ARGS)'; \
 	else $(BIN)/pytest $(PYTEST_ARGS); fi
 
 clean:  ## remove what the targets above made

@@ -44,6 +44,8 @@ class Channel:
     def send(self, op: str, fds: tuple[int, ...] = (), **values: Any) -> bool:
         """False when the other end is gone or does not read for a while (hundreds of interfaces fill the buffer)."""
         data = json.dumps({"op": op, **values}).encode()
+        if len(data) > _LARGEST_BYTES:
+            raise AssertionError(f"a message {op!r} of {len(data)} bytes would be cut")
         deadline_s = time.monotonic() + _PATIENCE_S
         while True:
             try:

@@ -120,6 +120,15 @@ def configure(debug: int, log_format: str) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def _record(values: dict[str, Any]) -> dict[str, Any]:
+    """What a record may have, and no value but text and numbers: a nest of lists is short to send and long to print."""
+    more = values.get("fields", {})
+    scalars = {n: values[n] for n in _CROSSING if isinstance(values.get(n), str | int | float)}
+    return scalars | {
+        "fields": {n: more[n] for n in more if isinstance(n, str) and isinstance(more[n], str | int | float)}
+    }
+
+
 class _PlainUnpickler(pickle._Unpickler):  # noqa: SLF001
     """Loads builtin values and refuses every name, hence every class and function.
 
@@ -191,7 +200,7 @@ class ChildHandler(MultiProcessingHandler):  # type: ignore[misc]
             except Exception as e:  # noqa: BLE001  whatever a hostile pickle raises; it must not end the thread
                 values = {"levelno": logging.WARNING, "levelname": "WARNING", "msg": f"unreadable log record: {e}"}
             with contextlib.suppress(Exception):  # a record with wrong types must not end the thread either
-                self.sub_handler.handle(logging.makeLogRecord({n: values[n] for n in _CROSSING if n in values}))
+                self.sub_handler.handle(logging.makeLogRecord(_record(values)))
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self._bucket.take(time.monotonic()):

@@ -26,7 +26,8 @@ from .capture.engine import Engine, open_engine
 from .children import Child, Event, State
 from .errors import ConfigurationError, Exit, InterfaceGoneError, PrivilegeError
 from .interfaces import Interface
-from .slots import Pipes, Producer, Region, ring_for_dead
+from .region import Region
+from .slots import Pipes, Producer, ring_for_dead
 from .spawn import Forge, Process
 from .workers.batcher import rescue
 from .workers.capture import CaptureWorker, Plan

@@ -10,207 +10,25 @@ So a batch stays in its slot until it is settled, and SIGKILL of either side at 
 comes next reads the headers. What crosses the pipes are doorbells (16 bytes, hence atomic by POSIX's PIPE_BUF; they
 can be polled; and the pipe's lock orders the slot's bytes before the reader's look at them, on Arm too, where a pure
 head/tail ring in Python has no barriers). A lost or repeated doorbell is harmless, because the header decides.
-
-Memory is a memfd, not shm_open: Fargate's /dev/shm is 64 MiB and cannot be raised, and named segments outlive or
-predecease their users. It is sealed against resizing (a worker that shrank it would kill its readers by SIGBUS) and
-allocated in full at the start (a late SIGBUS is not an error message).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import mmap
 import os
 import struct
 from collections import deque
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Final, NamedTuple
 
 from .accounting import UPLOADER_REASONS, Reason
+from .region import Control, Header, Region, State, is_settle_word
 
-_MAGIC: Final = 0x31544F4C534F  # "OSLOT1"
-_CONTROL_BYTES: Final = 4096
-_HEADER_BYTES: Final = 128
-_WORD: Final = 8
-# Where the control page holds the text of the user's filter, which every section names.
-_FILTER_AT: Final = 1024
-_FILTER_BYTES: Final = _CONTROL_BYTES - _FILTER_AT
 _DOORBELL = struct.Struct("<QQ")
 _ANY_SLOT: Final = 2**64 - 1  # a doorbell that names no slot: look at all headers
 
 # The smallest EPB is 32 bytes, so a header that claims more packets than this per byte lies.
 _SMALLEST_PACKET_BYTES: Final = 32
-
-
-class State(IntEnum):
-    """Whose a slot is."""
-
-    FREE = 0
-    FILLING = 1
-    READY = 2
-    SETTLING = 3
-
-
-class _Control(IntEnum):
-    """Words of the control page, each with one writer."""
-
-    MAGIC = 0
-    COUNT = 1
-    SLOT_BYTES = 2
-    COMMITTED = 8  # worker: packets committed to slots, all epochs
-    RECEIVED = 16  # supervisor: the current epoch's tp_packets
-    KERNEL_DROPS = 17  # supervisor: the current epoch's tp_drops
-    FILTER_VERSION = 18  # supervisor: of the text below; odd while it is being written
-    FILTER_LENGTH = 19
-    DELIVERED = 24  # uploader: packets acknowledged
-    DROPPED = 25  # uploader: the first of UPLOADER_REASONS
-
-
-class _Header(IntEnum):
-    """Words of a slot's header."""
-
-    STATE = 0
-    COMMIT = 1  # packets << 32 | bytes used: one store commits both
-    SEQUENCE = 2
-    EPOCH_HIGH = 3
-    EPOCH_LOW = 4
-    BASE = 5  # COMMITTED as it was when the slot was begun
-    FIRST_NS = 6
-    LAST_NS = 7
-    LENGTH = 8  # the closed section's
-    SETTLE_WORD = 9  # redo log of settle(): which control word,
-    SETTLE_VALUE = 10  # and the value it gets
-
-
-class Region:
-    """The memory: a control page, one header per slot, and the slots. Knows the layout and nothing of who uses it."""
-
-    def __init__(self, fd: int) -> None:
-        """Maps an existing region, which stays the caller's to close."""
-        self.fd = fd
-        self._map = mmap.mmap(fd, 0)
-        self._words = memoryview(self._map).cast("Q")
-        if self._words[_Control.MAGIC] != _MAGIC:
-            raise ValueError("the descriptor is no slot region")
-        self.count = self._words[_Control.COUNT]
-        self.slot_bytes = self._words[_Control.SLOT_BYTES]
-        if self.size(self.count, self.slot_bytes) != len(self._map):
-            raise ValueError("the slot region's size contradicts its control page")
-        self._slots_at = _slots_offset(self.count)
-
-    @staticmethod
-    def size(count: int, slot_bytes: int) -> int:
-        return _slots_offset(count) + count * slot_bytes
-
-    @classmethod
-    def create(cls, count: int, slot_bytes: int) -> Region:
-        """A new region, all slots free. Raises OSError (ENOSPC, ENOMEM) now rather than SIGBUS later."""
-        size = cls.size(count, slot_bytes)
-        fd = os.memfd_create("ossensor-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.posix_fallocate(fd, 0, size)
-            os.pwrite(fd, struct.pack("<QQQ", _MAGIC, count, slot_bytes), 0)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            return cls(fd)
-        except BaseException:
-            os.close(fd)
-            raise
-
-    def control(self, word: int) -> int:
-        return self._words[word]
-
-    def set_control(self, word: int, value: int) -> None:
-        self._words[word] = value
-
-    def header(self, slot: int, word: int) -> int:
-        return self._words[(_CONTROL_BYTES + slot * _HEADER_BYTES) // _WORD + word]
-
-    def set_header(self, slot: int, word: int, value: int) -> None:
-        self._words[(_CONTROL_BYTES + slot * _HEADER_BYTES) // _WORD + word] = value
-
-    def state(self, slot: int) -> int:
-        return self.header(slot, _Header.STATE)
-
-    def slot(self, slot: int) -> memoryview:
-        start = self._slots_at + slot * self.slot_bytes
-        return memoryview(self._map)[start : start + self.slot_bytes]
-
-    def close(self) -> None:
-        """Unmaps. Views handed out must be gone; one that is not keeps the mapping, which then dies with it."""
-        self._words.release()
-        # BufferError: a sender thread still holds a slice; the garbage collector unmaps after it.
-        with contextlib.suppress(BufferError):
-            self._map.close()
-
-    def in_flight(self) -> int:
-        """Packets committed to slots and not settled. Exact once worker and uploader stand still, or are dead."""
-        total = 0
-        for slot in range(self.count):
-            state = self.state(slot)
-            if state in {State.FILLING, State.READY} or (state == State.SETTLING and not self._counted(slot)):
-                total += self.header(slot, _Header.COMMIT) >> 32
-        return total
-
-    def _counted(self, slot: int) -> bool:
-        """True when the counter that a SETTLING slot's redo log names has its new value already."""
-        word = self.header(slot, _Header.SETTLE_WORD)
-        return is_settle_word(word) and self.control(word) == self.header(slot, _Header.SETTLE_VALUE)
-
-    def committed(self) -> int:
-        """Packets that workers committed to slots, exact also after a worker's SIGKILL.
-
-        commit() stores the slot's word first and the total second; killed between the two, the slot knows more. The
-        slot's base makes its knowledge a total too, so the larger of the two is right.
-        """
-        total = self.control(_Control.COMMITTED)
-        for slot in range(self.count):
-            if self.state(slot) == State.FILLING:
-                total = max(total, self.header(slot, _Header.BASE) + (self.header(slot, _Header.COMMIT) >> 32))
-        return total
-
-    def delivered(self) -> int:
-        return self.control(_Control.DELIVERED)
-
-    def dropped(self) -> dict[Reason, int]:
-        """Drops that the uploader owns."""
-        return {reason: self.control(_Control.DROPPED + i) for i, reason in enumerate(UPLOADER_REASONS)}
-
-    def set_kernel_counts(self, received: int, dropped: int) -> None:
-        """The supervisor's reading of the epoch's statistics, for the section's ISB."""
-        self.set_control(_Control.RECEIVED, received)
-        self.set_control(_Control.KERNEL_DROPS, dropped)
-
-    def set_filter_text(self, text: str) -> None:
-        """What sections name as their filter from now on; cut to what the page holds."""
-        data = text.encode("utf-8", "replace")[:_FILTER_BYTES]
-        version = self.control(_Control.FILTER_VERSION)
-        self.set_control(_Control.FILTER_VERSION, version + 1)
-        self._map[_FILTER_AT : _FILTER_AT + len(data)] = data
-        self.set_control(_Control.FILTER_LENGTH, len(data))
-        self.set_control(_Control.FILTER_VERSION, version + 2)
-
-    @property
-    def filter_version(self) -> int:
-        return self.control(_Control.FILTER_VERSION)
-
-    def filter_text(self) -> str:
-        length = min(self.control(_Control.FILTER_LENGTH), _FILTER_BYTES)
-        return self._map[_FILTER_AT : _FILTER_AT + length].decode("utf-8", "replace")
-
-    def kernel_counts(self) -> tuple[int, int]:
-        return self.control(_Control.RECEIVED), self.control(_Control.KERNEL_DROPS)
-
-
-def is_settle_word(word: int) -> bool:
-    """True for the uploader's counters. A compromised worker writes headers too, and must not reach other words."""
-    return _Control.DELIVERED <= word < _Control.DROPPED + len(UPLOADER_REASONS)
-
-
-def _slots_offset(count: int) -> int:
-    headers_end = _CONTROL_BYTES + count * _HEADER_BYTES
-    return -(-headers_end // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 class Pipes(NamedTuple):
@@ -238,16 +56,17 @@ def _ring(fd: int, slot: int, sequence: int = 0) -> None:
 
 
 def _heard(fd: int) -> list[int]:
-    """The slots named by every doorbell that is waiting; never blocks."""
+    """The slots named by the doorbells that wait. Never blocks, nor listens for ever to one that never stops."""
     slots: list[int] = []
-    while True:
+    for _ in range(16):
         try:
             data = os.read(fd, 256 * _DOORBELL.size)
         except BlockingIOError:
             return slots
         slots += [slot for slot, _ in _DOORBELL.iter_unpack(data)]
         if len(data) < 256 * _DOORBELL.size:
-            return slots
+            break
+    return slots
 
 
 class Producer:
@@ -291,35 +110,35 @@ class Producer:
         self._known_free.discard(slot)
         region = self.region
         high, low = struct.unpack(">QQ", epoch)
-        region.set_header(slot, _Header.COMMIT, 0)
-        region.set_header(slot, _Header.SEQUENCE, sequence)
-        region.set_header(slot, _Header.EPOCH_HIGH, high)
-        region.set_header(slot, _Header.EPOCH_LOW, low)
-        region.set_header(slot, _Header.BASE, region.control(_Control.COMMITTED))
-        region.set_header(slot, _Header.FIRST_NS, 0)
-        region.set_header(slot, _Header.LAST_NS, 0)
-        region.set_header(slot, _Header.STATE, State.FILLING)
+        region.set_header(slot, Header.COMMIT, 0)
+        region.set_header(slot, Header.SEQUENCE, sequence)
+        region.set_header(slot, Header.EPOCH_HIGH, high)
+        region.set_header(slot, Header.EPOCH_LOW, low)
+        region.set_header(slot, Header.BASE, region.control(Control.COMMITTED))
+        region.set_header(slot, Header.FIRST_NS, 0)
+        region.set_header(slot, Header.LAST_NS, 0)
+        region.set_header(slot, Header.STATE, State.FILLING)
         return slot
 
     def commit(self, slot: int, used: int, packets: int, first_ns: int, last_ns: int) -> None:
         """From here on the slot's first `used` bytes, with `packets` packets in all, survive this process."""
         region = self.region
-        region.set_header(slot, _Header.FIRST_NS, first_ns)
-        region.set_header(slot, _Header.LAST_NS, last_ns)
-        region.set_header(slot, _Header.COMMIT, packets << 32 | used)
+        region.set_header(slot, Header.FIRST_NS, first_ns)
+        region.set_header(slot, Header.LAST_NS, last_ns)
+        region.set_header(slot, Header.COMMIT, packets << 32 | used)
         # Killed here: Region.committed() takes the slot's word for it.
-        region.set_control(_Control.COMMITTED, region.header(slot, _Header.BASE) + packets)
+        region.set_control(Control.COMMITTED, region.header(slot, Header.BASE) + packets)
 
     def publish(self, slot: int, length: int) -> None:
         """Hands the closed section of `length` bytes to the uploader."""
-        self.region.set_header(slot, _Header.LENGTH, length)
-        self.region.set_header(slot, _Header.STATE, State.READY)
+        self.region.set_header(slot, Header.LENGTH, length)
+        self.region.set_header(slot, Header.STATE, State.READY)
         # Killed here: the doorbell is missing. The supervisor rings for a dead worker (ring_for_dead).
-        _ring(self._ready_write, slot, self.region.header(slot, _Header.SEQUENCE))
+        _ring(self._ready_write, slot, self.region.header(slot, Header.SEQUENCE))
 
     def abandon(self, slot: int) -> None:
         """Gives back a slot that holds no packet."""
-        self.region.set_header(slot, _Header.STATE, State.FREE)
+        self.region.set_header(slot, Header.STATE, State.FREE)
         self._offer(slot)
 
     def orphan(self) -> Orphan | None:
@@ -328,14 +147,14 @@ class Producer:
         for slot in range(region.count):
             if region.state(slot) == State.FILLING:
                 # Killed between commit()'s two stores, the total lags behind the slot: mend it before anyone adds.
-                region.set_control(_Control.COMMITTED, region.committed())
-                commit = region.header(slot, _Header.COMMIT)
+                region.set_control(Control.COMMITTED, region.committed())
+                commit = region.header(slot, Header.COMMIT)
                 return Orphan(
                     slot,
                     used=commit & 0xFFFFFFFF,
                     packets=commit >> 32,
-                    first_ns=region.header(slot, _Header.FIRST_NS),
-                    last_ns=region.header(slot, _Header.LAST_NS),
+                    first_ns=region.header(slot, Header.FIRST_NS),
+                    last_ns=region.header(slot, Header.LAST_NS),
                 )
         return None
 
@@ -416,17 +235,17 @@ class Consumer:
         found = []
         for slot in slots:
             if slot < region.count and slot not in self._held and region.state(slot) == State.READY:
-                commit = region.header(slot, _Header.COMMIT)
-                epoch = region.header(slot, _Header.EPOCH_HIGH) << 64 | region.header(slot, _Header.EPOCH_LOW)
+                commit = region.header(slot, Header.COMMIT)
+                epoch = region.header(slot, Header.EPOCH_HIGH) << 64 | region.header(slot, Header.EPOCH_LOW)
                 found.append(
                     Batch(
                         slot,
                         epoch=f"{epoch:032x}",
-                        sequence=region.header(slot, _Header.SEQUENCE),
+                        sequence=region.header(slot, Header.SEQUENCE),
                         packets=min(commit >> 32, region.slot_bytes // _SMALLEST_PACKET_BYTES),
-                        length=region.header(slot, _Header.LENGTH),
-                        first_ns=region.header(slot, _Header.FIRST_NS),
-                        last_ns=region.header(slot, _Header.LAST_NS),
+                        length=region.header(slot, Header.LENGTH),
+                        first_ns=region.header(slot, Header.FIRST_NS),
+                        last_ns=region.header(slot, Header.LAST_NS),
                     )
                 )
         return found
@@ -449,20 +268,20 @@ class Consumer:
         *new value* is written into the header first, and the state SETTLING says that it holds: a successor that
         finds SETTLING stores the same value again.
         """
-        word = _Control.DELIVERED if reason is None else _Control.DROPPED + UPLOADER_REASONS.index(reason)
+        word = Control.DELIVERED if reason is None else Control.DROPPED + UPLOADER_REASONS.index(reason)
         region = self.region
-        region.set_header(batch.slot, _Header.SETTLE_WORD, word)
-        region.set_header(batch.slot, _Header.SETTLE_VALUE, region.control(word) + batch.packets)
-        region.set_header(batch.slot, _Header.STATE, State.SETTLING)
+        region.set_header(batch.slot, Header.SETTLE_WORD, word)
+        region.set_header(batch.slot, Header.SETTLE_VALUE, region.control(word) + batch.packets)
+        region.set_header(batch.slot, Header.STATE, State.SETTLING)
         self._finish(batch.slot)
         self._held.discard(batch.slot)
 
     def _finish(self, slot: int) -> None:
         region = self.region
-        word = region.header(slot, _Header.SETTLE_WORD)
+        word = region.header(slot, Header.SETTLE_WORD)
         if is_settle_word(word):
-            region.set_control(word, region.header(slot, _Header.SETTLE_VALUE))
-        region.set_header(slot, _Header.STATE, State.FREE)
+            region.set_control(word, region.header(slot, Header.SETTLE_VALUE))
+        region.set_header(slot, Header.STATE, State.FREE)
         # Killed here: the doorbell is missing; the successor's first act is to ring for all.
         _ring(self._free_write, slot)
 

@@ -146,10 +146,6 @@ class Supervisor:
         """Lists, device and BPF are read again; what cannot change in a running sensor is left alone."""
         try:
             new = self._reload()
-        except ConfigurationError as e:
-            log.error("SIGHUP: the old settings stay: %s", "; ".join(e.faults))  # noqa: TRY400  theirs, no traceback
-            return
-        try:
             self._use(self._bank.with_user(new.bpf, credential_endpoints=new.capture_credential_endpoints))
         except ConfigurationError as e:
             log.error("SIGHUP: the old settings stay: %s", "; ".join(e.faults))  # noqa: TRY400  theirs, no traceback

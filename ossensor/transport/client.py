@@ -74,7 +74,8 @@ class _Adapter(requests.adapters.HTTPAdapter):
     """Connects to a literal address, and verifies the certificate for the name that was configured."""
 
     def __init__(self, host: str, context: ssl.SSLContext) -> None:
-        self._tls: dict[str, Any] = {"ssl_context": context, "server_hostname": host, "assert_hostname": host}
+        # OpenSSL checks the name. `assert_hostname` would have urllib3 do it, and log the certificate by itself.
+        self._tls: dict[str, Any] = {"ssl_context": context, "server_hostname": host}
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:  # noqa: FBT001, FBT002  the base class's signature

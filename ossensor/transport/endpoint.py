@@ -115,9 +115,10 @@ class Endpoint:
             return 0
         return 1 if self._failures else most
 
-    def succeeded(self) -> None:
-        """Something signed by the vSensor came back."""
-        self._failures = 0
+    def succeeded(self, generation: int) -> None:
+        """Something signed by the vSensor came back from the address of that generation."""
+        if generation == self.generation:
+            self._failures = 0
 
     def failed(self, generation: int, now_s: float, retry_after_s: float = 0.0) -> None:
         """A request to the address of that generation got no answer that counts; stale news is ignored."""

@@ -1,8 +1,8 @@
 """Which batch goes next: the order of every stream, and how many of it are on their way. Pure.
 
-Invariant: of each stream, the batches on their way are its lowest unsettled ones, and `floor` is below all of them. The
-vSensor stores a stream in order and takes the floor's word that everything below it is settled, so a batch must never
-be overtaken by one that was sent while its predecessor waits for a retry.
+Invariant: no batch of a stream is sent while a predecessor of it waits, and `floor` is the lowest that is unsettled.
+The vSensor stores a stream in order and takes the floor's word that everything below it is settled. (A predecessor may
+fail while its successors are on their way; the vSensor holds those, and refuses them if it does not come.)
 """
 
 from __future__ import annotations

@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 _DUMPS_PER_S: Final = 100.0
 
 
+# As many of one interface as the uploader sends at once; more than these are waiting for others.
+_UPLOADER_BUSY_BATCHES: Final = 4
+
+
 @dataclass(frozen=True)
 class Opening:
     """What the first two blocks of every section say, but for the filter, which SIGHUP can change."""
@@ -121,8 +125,15 @@ class Batcher:
         )
 
     def due_s(self) -> float | None:
-        """When the batch must be published, on the monotonic clock; None when there is none."""
-        return None if self._section is None else self._opened_s + self._max_age_s
+        """When the batch is to be published though it is not full, on the monotonic clock; None when that is no use.
+
+        It is none while the uploader is behind: the batch would only join a queue, and take a slot there almost empty.
+        So an outage uses up slots by bytes, not by time.
+        """
+        if self._section is None:
+            return None
+        waiting = self._producer.region.count - self._producer.free - 1
+        return None if waiting > _UPLOADER_BUSY_BATCHES else self._opened_s + self._max_age_s
 
     def _dump(self, packet: bytes) -> None:
         assert self._dumps is not None  # noqa: S101  for the type checker; the caller has looked

@@ -28,7 +28,8 @@ from ossensor.control import Channel
 from ossensor.errors import Exit
 from ossensor.logs import SEND, fields
 from ossensor.ratelimit import Sparse
-from ossensor.slots import Batch, Consumer, Region
+from ossensor.region import Region
+from ossensor.slots import Batch, Consumer
 from ossensor.transport.client import Client, Job, Kind, Result
 from ossensor.transport.compression import Advice
 from ossensor.transport.endpoint import Endpoint, State
@@ -45,6 +46,8 @@ SENDERS: Final = 4
 _IN_FLIGHT_PER_STREAM: Final = 4
 # A signed "not now" is not a reason to suspect the line: the batch alone waits a little.
 _AGAIN_S: Final = 0.2
+# Retry-After is not signed: whoever stands in between may ask for any time, and gets the longest back-off of ours.
+_AGAIN_MAX_S: Final = 30.0
 # The drain ends early when nothing was settled for this long: a vSensor that is not there keeps nobody waiting, and
 # with the workers' drain before it the whole stop stays under five seconds.
 _DRAIN_PATIENCE_S: Final = 2.5
@@ -300,7 +303,7 @@ class Uploader:
             return
         if not self._endpoint.reachable:
             log.info("the vSensor answers", extra=fields(host=self._plan.host, address=job.address))
-        self._endpoint.succeeded()
+        self._endpoint.succeeded(job.generation)
         if result.kind is Kind.AGAIN:
             self._again(result, stream, now_s)
             return
@@ -318,7 +321,9 @@ class Uploader:
                 self._complain("the clocks differ; signing by the vSensor's", offset_s=offset_s)
         elif result.outcome is not Outcome.OUT_OF_ORDER:
             self._complain("the vSensor cannot take a batch now", answer=result.detail)
-        self._window.fail(stream, result.job.batch.sequence, now_s + max(_AGAIN_S, result.retry_after_s))
+        self._window.fail(
+            stream, result.job.batch.sequence, now_s + max(_AGAIN_S, min(result.retry_after_s, _AGAIN_MAX_S))
+        )
 
     def _settle(self, result: Result, stream: str, item: Item) -> None:
         line = self._lines[item.queue_id]

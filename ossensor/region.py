@@ -1,0 +1,197 @@
+"""The memory of one slot queue: a control page, a header for each slot, the slots. Layout, not who uses it.
+
+Invariant: every word has one writer, and a slot's state word changes hands by one aligned 8-byte store (see slots.py).
+
+It is a memfd, not shm_open: Fargate's /dev/shm is 64 MiB and cannot be raised, and named segments outlive or predecease
+their users. It is sealed against resizing (a worker that shrank it would kill its readers by SIGBUS) and allocated in
+full at the start (a late SIGBUS is not an error message).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import struct
+from enum import IntEnum
+from typing import Final
+
+from .accounting import UPLOADER_REASONS, Reason
+
+_MAGIC: Final = 0x31544F4C534F  # "OSLOT1"
+_CONTROL_BYTES: Final = 4096
+_HEADER_BYTES: Final = 128
+_WORD: Final = 8
+# Where the control page holds the text of the user's filter, which every section names.
+_FILTER_AT: Final = 1024
+_FILTER_BYTES: Final = _CONTROL_BYTES - _FILTER_AT
+
+
+class State(IntEnum):
+    """Whose a slot is."""
+
+    FREE = 0
+    FILLING = 1
+    READY = 2
+    SETTLING = 3
+
+
+class Control(IntEnum):
+    """Words of the control page, each with one writer."""
+
+    MAGIC = 0
+    COUNT = 1
+    SLOT_BYTES = 2
+    COMMITTED = 8  # worker: packets committed to slots, all epochs
+    RECEIVED = 16  # supervisor: the current epoch's tp_packets
+    KERNEL_DROPS = 17  # supervisor: the current epoch's tp_drops
+    FILTER_VERSION = 18  # supervisor: of the text below; odd while it is being written
+    FILTER_LENGTH = 19
+    DELIVERED = 24  # uploader: packets acknowledged
+    DROPPED = 25  # uploader: the first of UPLOADER_REASONS
+
+
+class Header(IntEnum):
+    """Words of a slot's header."""
+
+    STATE = 0
+    COMMIT = 1  # packets << 32 | bytes used: one store commits both
+    SEQUENCE = 2
+    EPOCH_HIGH = 3
+    EPOCH_LOW = 4
+    BASE = 5  # COMMITTED as it was when the slot was begun
+    FIRST_NS = 6
+    LAST_NS = 7
+    LENGTH = 8  # the closed section's
+    SETTLE_WORD = 9  # redo log of settle(): which control word,
+    SETTLE_VALUE = 10  # and the value it gets
+
+
+class Region:
+    """The memory: a control page, one header per slot, and the slots. Knows the layout and nothing of who uses it."""
+
+    def __init__(self, fd: int) -> None:
+        """Maps an existing region, which stays the caller's to close."""
+        self.fd = fd
+        self._map = mmap.mmap(fd, 0)
+        self._words = memoryview(self._map).cast("Q")
+        if self._words[Control.MAGIC] != _MAGIC:
+            raise ValueError("the descriptor is no slot region")
+        self.count = self._words[Control.COUNT]
+        self.slot_bytes = self._words[Control.SLOT_BYTES]
+        if self.size(self.count, self.slot_bytes) != len(self._map):
+            raise ValueError("the slot region's size contradicts its control page")
+        self._slots_at = _slots_offset(self.count)
+
+    @staticmethod
+    def size(count: int, slot_bytes: int) -> int:
+        return _slots_offset(count) + count * slot_bytes
+
+    @classmethod
+    def create(cls, count: int, slot_bytes: int) -> Region:
+        """A new region, all slots free. Raises OSError (ENOSPC, ENOMEM) now rather than SIGBUS later."""
+        size = cls.size(count, slot_bytes)
+        fd = os.memfd_create("ossensor-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.posix_fallocate(fd, 0, size)
+            os.pwrite(fd, struct.pack("<QQQ", _MAGIC, count, slot_bytes), 0)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            return cls(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def control(self, word: int) -> int:
+        return self._words[word]
+
+    def set_control(self, word: int, value: int) -> None:
+        self._words[word] = value
+
+    def header(self, slot: int, word: int) -> int:
+        return self._words[(_CONTROL_BYTES + slot * _HEADER_BYTES) // _WORD + word]
+
+    def set_header(self, slot: int, word: int, value: int) -> None:
+        self._words[(_CONTROL_BYTES + slot * _HEADER_BYTES) // _WORD + word] = value
+
+    def state(self, slot: int) -> int:
+        return self.header(slot, Header.STATE)
+
+    def slot(self, slot: int) -> memoryview:
+        start = self._slots_at + slot * self.slot_bytes
+        return memoryview(self._map)[start : start + self.slot_bytes]
+
+    def close(self) -> None:
+        """Unmaps. Views handed out must be gone; one that is not keeps the mapping, which then dies with it."""
+        self._words.release()
+        # BufferError: a sender thread still holds a slice; the garbage collector unmaps after it.
+        with contextlib.suppress(BufferError):
+            self._map.close()
+
+    def in_flight(self) -> int:
+        """Packets committed to slots and not settled. Exact once worker and uploader stand still, or are dead."""
+        total = 0
+        for slot in range(self.count):
+            state = self.state(slot)
+            if state in {State.FILLING, State.READY} or (state == State.SETTLING and not self._counted(slot)):
+                total += self.header(slot, Header.COMMIT) >> 32
+        return total
+
+    def _counted(self, slot: int) -> bool:
+        """True when the counter that a SETTLING slot's redo log names has its new value already."""
+        word = self.header(slot, Header.SETTLE_WORD)
+        return is_settle_word(word) and self.control(word) == self.header(slot, Header.SETTLE_VALUE)
+
+    def committed(self) -> int:
+        """Packets that workers committed to slots, exact also after a worker's SIGKILL.
+
+        commit() stores the slot's word first and the total second; killed between the two, the slot knows more. The
+        slot's base makes its knowledge a total too, so the larger of the two is right.
+        """
+        total = self.control(Control.COMMITTED)
+        for slot in range(self.count):
+            if self.state(slot) == State.FILLING:
+                total = max(total, self.header(slot, Header.BASE) + (self.header(slot, Header.COMMIT) >> 32))
+        return total
+
+    def delivered(self) -> int:
+        return self.control(Control.DELIVERED)
+
+    def dropped(self) -> dict[Reason, int]:
+        """Drops that the uploader owns."""
+        return {reason: self.control(Control.DROPPED + i) for i, reason in enumerate(UPLOADER_REASONS)}
+
+    def set_kernel_counts(self, received: int, dropped: int) -> None:
+        """The supervisor's reading of the epoch's statistics, for the section's ISB."""
+        self.set_control(Control.RECEIVED, received)
+        self.set_control(Control.KERNEL_DROPS, dropped)
+
+    def set_filter_text(self, text: str) -> None:
+        """What sections name as their filter from now on; cut to what the page holds."""
+        data = text.encode("utf-8", "replace")[:_FILTER_BYTES]
+        version = self.control(Control.FILTER_VERSION)
+        self.set_control(Control.FILTER_VERSION, version + 1)
+        self._map[_FILTER_AT : _FILTER_AT + len(data)] = data
+        self.set_control(Control.FILTER_LENGTH, len(data))
+        self.set_control(Control.FILTER_VERSION, version + 2)
+
+    @property
+    def filter_version(self) -> int:
+        return self.control(Control.FILTER_VERSION)
+
+    def filter_text(self) -> str:
+        length = min(self.control(Control.FILTER_LENGTH), _FILTER_BYTES)
+        return self._map[_FILTER_AT : _FILTER_AT + length].decode("utf-8", "replace")
+
+    def kernel_counts(self) -> tuple[int, int]:
+        return self.control(Control.RECEIVED), self.control(Control.KERNEL_DROPS)
+
+
+def is_settle_word(word: int) -> bool:
+    """True for the uploader's counters. A compromised worker writes headers too, and must not reach other words."""
+    return Control.DELIVERED <= word < Control.DROPPED + len(UPLOADER_REASONS)
+
+
+def _slots_offset(count: int) -> int:
+    headers_end = _CONTROL_BYTES + count * _HEADER_BYTES
+    return -(-headers_end // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -1,0 +1,351 @@
+"""The slot queue against a plain model, with either side killed before any of its stores.
+
+A kill is an exception raised from the store that it prevents: after it, the object that stood for the process is thrown
+away and a successor is made from the memory alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from ossensor.accounting import UPLOADER_REASONS, Reason
+from ossensor.region import Region, State
+from ossensor.slots import Batch, Consumer, Pipes, Producer, ring_for_dead
+
+SLOT_BYTES = 4096
+MOST_PACKETS = SLOT_BYTES // 32
+
+
+# Deaths are rare among the rules, or no queue would ever be full.
+RARELY = st.sampled_from([False, False, False, True])
+REASONS = st.sampled_from([None, *UPLOADER_REASONS])
+
+
+class KilledError(BaseException):
+    """SIGKILL, at the next store."""
+
+
+class MortalRegion(Region):
+    """Memory whose user dies instead of its n-th store; None: it lives."""
+
+    stores_left: int | None = None
+
+    def _store(self) -> None:
+        if self.stores_left is not None:
+            if not self.stores_left:
+                self.stores_left = None
+                raise KilledError
+            self.stores_left -= 1
+
+    def set_control(self, word: int, value: int) -> None:
+        self._store()
+        super().set_control(word, value)
+
+    def set_header(self, slot: int, word: int, value: int) -> None:
+        self._store()
+        super().set_header(slot, word, value)
+
+    def survives(self, stores: int, act: Callable[[], object]) -> bool:
+        """False when `act` was killed before its store number `stores`, counted from 0."""
+        self.stores_left = stores
+        try:
+            act()
+        except KilledError:
+            return False
+        finally:
+            self.stores_left = None
+        return True
+
+
+@dataclass(frozen=True)
+class Modelled:
+    """A batch as the model sees it."""
+
+    epoch: str
+    sequence: int
+    packets: int
+    body: bytes
+
+
+class SlotsMachine(RuleBasedStateMachine):
+    """Random histories of one queue. An epoch is one producer's life, as in the supervisor."""
+
+    @initialize(count=st.integers(2, 4))
+    def start(self, count: int) -> None:
+        self.count = count
+        self.region = MortalRegion.create(count, SLOT_BYTES)
+        assert isinstance(self.region, MortalRegion)
+        self.pipes = Pipes.create()
+        self.epoch = 0
+        self.sequence = 0
+        self.slot: int | None = None  # the one being filled
+        self.filling: Modelled | None = None
+        self.ready: dict[tuple[str, int], Modelled] = {}
+        self.held: dict[tuple[str, int], Batch] = {}
+        self.committed = 0
+        self.delivered = 0
+        self.dropped: Counter[Reason] = Counter()
+        self.new_producer()
+        self.new_consumer()
+
+    def teardown(self) -> None:
+        if hasattr(self, "region"):
+            self.region.close()
+            os.close(self.region.fd)
+            self.pipes.close()
+
+    def new_producer(self) -> None:
+        self.producer = Producer(self.region, self.pipes.ready_write, self.pipes.free_read)
+        self.epoch += 1
+        self.sequence = 0
+
+    def new_consumer(self) -> None:
+        self.consumer = Consumer(self.region, self.pipes.ready_read, self.pipes.free_write)
+        self.held = {}
+
+    # -- the worker ---------------------------------------------------------------------------------------------------
+
+    def identity(self) -> tuple[bytes, str]:
+        return self.epoch.to_bytes(16, "big"), f"{self.epoch:032x}"
+
+    @precondition(lambda self: self.filling is None and self.producer.free)
+    @rule()
+    def begin(self) -> None:
+        raw, text = self.identity()
+        self.slot = self.producer.begin(raw, self.sequence)
+        self.filling = Modelled(text, self.sequence, 0, b"")
+        self.sequence += 1
+
+    def commit_to(self, more: int) -> tuple[Modelled, Callable[[], None]]:
+        """The batch after `more` packets, and the act that makes it so."""
+        assert self.slot is not None
+        assert self.filling is not None
+        slot, before = self.slot, self.filling
+        total = min(before.packets + more, MOST_PACKETS)
+        body = struct.pack("<II", self.epoch, before.sequence) * total
+        self.region.slot(slot)[: len(body)] = body
+        after = replace(before, packets=total, body=body)
+        return after, lambda: self.producer.commit(slot, len(body), total, 1, 2)
+
+    @precondition(lambda self: self.filling is not None)
+    @rule(more=st.integers(1, 9) | st.just(0))
+    def commit(self, more: int) -> None:
+        after, act = self.commit_to(more)
+        act()
+        self.book(after)
+
+    def book(self, after: Modelled) -> None:
+        assert self.filling is not None
+        self.committed += after.packets - self.filling.packets
+        self.filling = after
+
+    def publish_act(self) -> Callable[[], None]:
+        assert self.slot is not None
+        assert self.filling is not None
+        slot, length = self.slot, len(self.filling.body)
+        return lambda: self.producer.publish(slot, length)
+
+    @precondition(lambda self: self.filling is not None and self.filling.packets)
+    @rule()
+    def publish(self) -> None:
+        self.publish_act()()
+        self.note_published()
+
+    def note_published(self) -> None:
+        assert self.filling is not None
+        self.ready[self.filling.epoch, self.filling.sequence] = self.filling
+        self.filling = None
+
+    @rule()
+    def producer_listens(self) -> None:
+        self.producer.listen()
+        assert self.producer.free == self.free_slots()
+
+    def free_slots(self) -> int:
+        return self.count - len(self.ready) - (self.filling is not None)
+
+    # -- the uploader -------------------------------------------------------------------------------------------------
+
+    @rule()
+    def consumer_listens(self) -> None:
+        batches = self.consumer.listen()
+        new = sorted(self.ready.keys() - self.held.keys())
+        assert [(b.epoch, b.sequence) for b in batches] == new
+        for batch in batches:
+            model = self.ready[batch.epoch, batch.sequence]
+            section = self.consumer.section(batch)
+            assert section is not None
+            assert (batch.packets, bytes(section)) == (model.packets, model.body)
+            self.held[batch.epoch, batch.sequence] = batch
+        assert self.consumer.held == len(self.held)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), reason=REASONS)
+    def settle(self, data: st.DataObject, reason: Reason | None) -> None:
+        key = data.draw(st.sampled_from(sorted(self.held)))
+        self.consumer.settle(self.held[key], reason)
+        self.note_settled(key, reason)
+
+    def note_settled(self, key: tuple[str, int], reason: Reason | None) -> None:
+        packets = self.ready.pop(key).packets
+        self.held.pop(key, None)
+        if reason is None:
+            self.delivered += packets
+        else:
+            self.dropped[reason] += packets
+
+    # -- whole turns, so that random histories get far --------------------------------------------------------------
+
+    @rule(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4))
+    def worker_turns(self, sizes: list[int]) -> None:
+        for more in sizes:
+            self.producer_listens()
+            if self.filling is None and self.producer.free:
+                self.begin()
+            if self.filling is not None:
+                self.commit(more)
+                self.publish()
+
+    @rule(data=st.data(), most=st.integers(1, 4))
+    def uploader_turns(self, data: st.DataObject, most: int) -> None:
+        self.consumer_listens()
+        for _ in range(min(most, len(self.held))):
+            self.settle(data, data.draw(REASONS))
+
+    # -- deaths -------------------------------------------------------------------------------------------------------
+
+    def bury_producer(self) -> None:
+        """What the supervisor does: close what the dead worker was filling, ring for it, and start a successor."""
+        assert self.region.committed() == self.committed  # known at once, before anything is mended
+        orphan = Producer(self.region, self.pipes.ready_write, self.pipes.free_read).orphan()
+        if self.filling is None:
+            assert orphan is None
+        else:
+            assert orphan is not None
+            assert (orphan.slot, orphan.packets, orphan.used) == (
+                self.slot,
+                self.filling.packets,
+                len(self.filling.body),
+            )
+            undertaker = Producer(self.region, self.pipes.ready_write, self.pipes.free_read)
+            if orphan.packets:
+                undertaker.publish(orphan.slot, orphan.used)
+                self.note_published()
+            else:
+                undertaker.abandon(orphan.slot)
+                self.filling = None
+        self.lose_doorbells()
+        ring_for_dead(self.pipes)
+        self.new_producer()
+        assert self.producer.free == self.free_slots()
+
+    def lose_doorbells(self) -> None:
+        for fd in (self.pipes.ready_read, self.pipes.free_read):
+            with contextlib.suppress(BlockingIOError):
+                os.read(fd, 1 << 16)
+
+    @rule(now=RARELY, stores=st.integers(0, 8), more=st.integers(1, 9), publishing=st.booleans())
+    def producer_is_killed(self, stores: int, more: int, *, now: bool, publishing: bool) -> None:
+        """Before a store of whatever it could be doing, or after the last."""
+        if not now:
+            return
+        if self.filling is None and self.producer.free:
+            self.killed_in_begin(stores)
+        elif self.filling is not None and self.filling.packets and publishing:
+            self.killed_in_publish(stores % 3)
+        elif self.filling is not None:
+            self.killed_in_commit(stores % 5, more)
+        self.bury_producer()
+
+    def killed_in_begin(self, stores: int) -> None:
+        raw, text = self.identity()
+        free_before = {n for n in range(self.count) if self.region.state(n) == State.FREE}
+        survived = self.region.survives(stores, lambda: self.producer.begin(raw, self.sequence))
+        assert survived is (stores == 8)
+        if survived:
+            (self.slot,) = [n for n in free_before if self.region.state(n) == State.FILLING]
+            self.filling = Modelled(text, self.sequence, 0, b"")
+
+    def killed_in_commit(self, stores: int, more: int) -> None:
+        after, act = self.commit_to(more)
+        assert self.region.survives(stores, act) is (stores == 4)
+        if stores >= 3:
+            self.book(after)
+
+    def killed_in_publish(self, stores: int) -> None:
+        survived = self.region.survives(stores, self.publish_act())
+        assert survived is (stores == 2)
+        if survived:
+            self.note_published()
+
+    def bury_consumer(self) -> None:
+        """Nobody rings: a new consumer looks for itself, and tells the producer to."""
+        self.lose_doorbells()
+        self.new_consumer()
+
+    @rule(now=RARELY, data=st.data(), stores=st.integers(0, 5), reason=REASONS)
+    def consumer_is_killed(self, data: st.DataObject, stores: int, reason: Reason | None, *, now: bool) -> None:
+        if not now:
+            return
+        if self.held:
+            key = data.draw(st.sampled_from(sorted(self.held)))
+            batch = self.held[key]
+            assert self.region.survives(stores, lambda: self.consumer.settle(batch, reason)) is (stores == 5)
+            if stores >= 3:
+                self.note_settled(key, reason)
+        self.bury_consumer()
+
+    # -- the books ----------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def the_books_balance(self) -> None:
+        in_flight = sum(m.packets for m in self.ready.values()) + (self.filling.packets if self.filling else 0)
+        region = self.region
+
+        assert region.committed() == self.committed == self.delivered + self.dropped.total() + in_flight
+        assert (region.delivered(), region.in_flight()) == (self.delivered, in_flight)
+        assert region.dropped() == {reason: self.dropped[reason] for reason in UPLOADER_REASONS}
+        assert self.consumer.idle() is (not self.ready and self.filling is None)
+
+
+SlotsMachine.TestCase.settings = settings(derandomize=True, max_examples=120, stateful_step_count=60, deadline=None)
+TestSlotsMachine = pytest.mark.slow(SlotsMachine.TestCase)
+
+
+@pytest.mark.parametrize(
+    "stores",
+    [
+        *range(3),
+        3,
+        4,
+        5,
+    ],
+)
+def test_the_books_balance_when_the_uploader_dies_in_settle_and_has_no_successor(stores: int) -> None:
+    """As at the end of a drain: nobody comes to finish what the redo log says."""
+    region = MortalRegion.create(2, SLOT_BYTES)
+    assert isinstance(region, MortalRegion)
+    pipes = Pipes.create()
+    producer = Producer(region, pipes.ready_write, pipes.free_read)
+    slot = producer.begin(bytes(16), 0)
+    producer.commit(slot, 100, 3, 1, 2)
+    producer.publish(slot, 100)
+    consumer = Consumer(region, pipes.ready_read, pipes.free_write)
+    (batch,) = consumer.listen()
+    region.survives(stores, lambda: consumer.settle(batch))
+    books = region.committed(), region.delivered() + sum(region.dropped().values()) + region.in_flight()
+    region.close()
+    os.close(region.fd)
+    pipes.close()
+
+    assert books == (3, 3)

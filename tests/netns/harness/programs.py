@@ -1,0 +1,182 @@
+"""The sensor and the vSensor as somebody outside sees them: an argument list, an environment, log lines, a pid."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import proc
+from harness.namespaces import Namespace
+
+OSSENSOR = Path(sys.prefix) / "bin" / "ossensor"
+KEY = "netns-8c1f4e0b7a9d4d2e9b6f-key"
+UPLOADER = "oss-upload"
+_TAIL_LINES = 60
+
+
+def worker_of(interface: str) -> str:
+    """The process name of an interface's capture worker, as the kernel cuts it."""
+    return f"oss-cap-{interface}"[:15]
+
+
+def environment(variables: Mapping[str, str | None]) -> dict[str, str]:
+    """A whole environment: what any program needs, and these variables, less those that are None."""
+    base = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+    return base | {name: value for name, value in variables.items() if value is not None}
+
+
+class Program:
+    """A running process, and the lines of its standard error as they come."""
+
+    def __init__(self, argv: list[str], env: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.pid = self._process.pid
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._collect, daemon=True)
+        self._reader.start()
+
+    def _collect(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stderr:
+            for line in stderr:
+                self.lines.append(line.rstrip("\n"))
+
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def records(self, message: str, **fields: object) -> list[dict[str, Any]]:
+        """The log records so far with this message and these fields; lines that are no JSON objects are passed over."""
+        found = []
+        for line in list(self.lines):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and record.get("message") == message:
+                found.append(record)
+        return [record for record in found if all(record.get(name) == value for name, value in fields.items())]
+
+    def wait_for(self, message: str, *, count: int = 1, timeout_s: float = 20, **fields: object) -> dict[str, Any]:
+        """The `count`th record with this message and these fields, once it is there. Fails when the process ends."""
+
+        def arrived() -> bool:
+            return len(self.records(message, **fields)) >= count or not self.running()
+
+        found = proc.happened(arrived, timeout_s) and self.records(message, **fields)[count - 1 :]
+        assert found, f"never logged, or not {count} times: {message} {fields}\n{self.tail()}"
+        return found[0]
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float) -> int:
+        """The exit code. Fails when the process does not end in time."""
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout_s} s\n{self.tail()}") from None
+        self._reader.join(timeout=5)
+        return code
+
+    def terminate(self, timeout_s: float = 30) -> tuple[int, float]:
+        """Exit code, and how many seconds SIGTERM took to bring it about."""
+        start = time.monotonic()
+        self.signal(signal.SIGTERM)
+        code = self.wait(timeout_s)
+        return code, time.monotonic() - start
+
+    def tail(self) -> str:
+        return "\n".join(self.lines[-_TAIL_LINES:])
+
+    def close(self) -> None:
+        """Ends the process and everything below it, and shows its last lines, which pytest prints of failed tests."""
+        if self.running():
+            for pid in proc.tree(self.pid):
+                _kill(pid)
+        self._process.wait()
+        self._reader.join(timeout=5)
+        print(f"--- the last lines of {self._process.args!r}\n{self.tail()}")
+        assert not [line for line in self.lines if KEY in line], "the key is in the log"
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+class Sensor(Program):
+    """`ossensor run` inside a namespace, or under a command that runs it there, and its processes by role."""
+
+    def __init__(self, namespace: Namespace, env: Mapping[str, str], *, under: Iterable[str] = ()) -> None:
+        super().__init__(namespace.inside(*under, OSSENSOR, "run"), env)
+
+    def named(self, name: str) -> list[int]:
+        """The pids of the sensor's processes of this name."""
+        return [pid for pid in proc.tree(self.pid)[1:] if proc.comm(pid) == name]
+
+    def one(self, name: str) -> int:
+        """The pid of its one process of this name, once there is one."""
+        (pid,) = proc.eventually(f"a process {name}", lambda: self.named(name), timeout_s=40)
+        return pid
+
+    def kill(self, name: str) -> int:
+        """Kills the process of this name, and returns its successor's pid once there is one, for it may back off."""
+        return self.successor(name, self.strike(name))
+
+    def strike(self, name: str) -> int:
+        """Kills the process of this name, and returns its pid."""
+        victim = self.one(name)
+        os.kill(victim, signal.SIGKILL)
+        return victim
+
+    def successor(self, name: str, victim: int) -> int:
+        """The pid of the process that has taken the victim's place, once there is one."""
+
+        def successor() -> list[int]:
+            assert self.running(), f"the sensor gave up\n{self.tail()}"
+            return [pid for pid in self.named(name) if pid != victim]
+
+        (pid,) = proc.eventually(f"a successor of {name}", successor, timeout_s=60)
+        return pid
+
+
+class VSensor(Program):
+    """`ossensor vsensor` inside a namespace; constructed once it listens."""
+
+    def __init__(self, namespace: Namespace, host: str, port: int, store: Path, tls: tuple[Path, Path]) -> None:
+        listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        cert, key = tls
+        argv: list[str | Path] = ["vsensor", "--listen", listen, "--store", store, "--tls-cert", cert, "--tls-key", key]
+        super().__init__(namespace.inside(OSSENSOR, *argv), environment({"VSENSOR_HMAC_KEY": KEY}))
+        proc.eventually("the vSensor listens", lambda: namespace.listens(port) or not self.running(), timeout_s=20)
+        assert self.running(), self.tail()
+
+    def kill_server(self) -> None:
+        """Kills the serving child, and returns once its keeper has started another."""
+        (victim,) = proc.eventually("one serving child", self._serving)
+        os.kill(victim, signal.SIGKILL)
+        proc.eventually("a new serving child", lambda: [p for p in self._serving() if p != victim], timeout_s=60)
+
+    def _serving(self) -> list[int]:
+        return [pid for pid in proc.children(self.pid) if proc.alive(pid)]
+
+
+def make_certificate(folder: Path, names: Iterable[str]) -> tuple[Path, Path]:
+    """A certificate of its own authority for these subject alternative names, and its private key."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    subject = ["-subj", "/CN=vsensor.test", "-addext", f"subjectAltName={','.join(names)}", "-days", "2"]
+    argv: list[str | Path] = ["openssl", "req", "-x509", *curve, *subject, "-keyout", key, "-out", cert]
+    subprocess.run(argv, check=True, capture_output=True)
+    cert.chmod(0o644)
+    return cert, key

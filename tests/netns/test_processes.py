@@ -1,0 +1,95 @@
+"""The sensor's processes seen from outside: what they cost, what they may do, how they end, and as process 1."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from harness import proc
+from harness.namespaces import in_user_namespace
+from harness.programs import UPLOADER, Sensor, worker_of
+from harness.world import World
+
+pytestmark = [pytest.mark.netns, pytest.mark.slow]
+
+NOBODY = "65534"
+_ORPHANS = 20
+_IDLE_S = 20
+
+
+def _running(world: World, *, under: tuple[str, ...] = ()) -> Sensor:
+    """A sensor with one worker on a silent interface, and its uploader, both at work."""
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0", under=under)
+    sensor.wait_for("uploader ready")
+    return sensor
+
+
+def test_idle_it_uses_less_than_one_percent_of_a_core_in_all(world: World) -> None:
+    world.add_link("cap1", "cap2")
+    sensor = _running(world)
+    for name in ("cap1", "cap2"):
+        sensor.wait_for("capturing", interface=name)
+
+    def settled() -> bool:
+        before = proc.cpu_s(sensor.pid)
+        time.sleep(1)
+        return proc.cpu_s(sensor.pid) - before < 0.1
+
+    proc.eventually("start-up is over", settled, timeout_s=20)
+    before, start = proc.cpu_s(sensor.pid), time.monotonic()
+    time.sleep(_IDLE_S)
+    used, wall = proc.cpu_s(sensor.pid) - before, time.monotonic() - start
+
+    print(f"{used:.2f} s of processor time in {wall:.1f} s: {used / wall:.2%} of a core")
+    assert used / wall < 0.01
+
+
+@pytest.mark.skipif(in_user_namespace(), reason="a user namespace with one user has no other to change to")
+@pytest.mark.parametrize("name", [worker_of("cap0"), UPLOADER])
+def test_children_are_nobody_without_capabilities_and_can_gain_none(name: str, world: World) -> None:
+    status = proc.status(_running(world).one(name))
+
+    assert status["Uid"].split() == [NOBODY] * 4
+    assert status["Gid"].split()[0] != "0"
+    assert [int(status[f"Cap{which}"], 16) for which in ("Eff", "Prm", "Inh", "Amb")] == [0, 0, 0, 0]
+    assert status["NoNewPrivs"] == "1"
+
+
+def test_children_die_with_a_killed_supervisor(world: World) -> None:
+    sensor = _running(world)
+    children = proc.tree(sensor.pid)[1:]
+
+    left = proc.gone_within(children, 1, lambda: sensor.signal(signal.SIGKILL))
+
+    assert len(children) >= 2
+    assert left == set()
+
+
+def test_as_process_1_it_reaps_strangers_and_honours_sigterm(world: World) -> None:
+    sensor = _running(world, under=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"))
+    (init,) = proc.children(sensor.pid)
+    assert proc.status(init)["NSpid"].split()[-1] == "1"
+    orphans = f"for i in $(seq {_ORPHANS}); do sleep 1000 >/dev/null 2>&1 & done"
+
+    # nsenter's shell ends at once, and leaves its children to process 1 of their namespace.
+    world.sensor.run("nsenter", f"--pid=/proc/{init}/ns/pid", "--", "sh", "-c", orphans)
+    strangers = proc.eventually("orphans", lambda: _named(init, "sleep", _ORPHANS))
+    for pid in strangers:
+        os.kill(pid, signal.SIGKILL)
+
+    proc.eventually("they are reaped", lambda: not set(strangers) & set(proc.children(init)))
+    assert sensor.records("worker died") == []
+    start = time.monotonic()
+    os.kill(init, signal.SIGTERM)
+    assert sensor.wait(timeout_s=30) == 0
+    assert time.monotonic() - start < 5
+
+
+def _named(parent: int, name: str, count: int) -> list[int]:
+    """The parent's children of this name, once there are so many; none before."""
+    found = [pid for pid in proc.children(parent) if proc.comm(pid) == name]
+    return found if len(found) == count else []

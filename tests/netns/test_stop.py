@@ -1,0 +1,88 @@
+"""SIGTERM: the sensor ends inside five seconds, whatever the world is like, and what can be delivered is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+from harness import frames, proc
+from harness.programs import Sensor
+from harness.world import PORT, World
+
+pytestmark = [pytest.mark.netns, pytest.mark.slow]
+
+WITHIN_S = 5
+_SILENT_LISTENER = f"""
+import signal, socket
+with socket.create_server(("10.9.0.2", {PORT})):
+    signal.pause()
+"""
+
+
+def _sensor(world: World) -> Sensor:
+    world.add_link("cap0")
+    return world.start_sensor("cap0")
+
+
+def test_traffic_of_the_last_moment_is_delivered(world: World) -> None:
+    world.start_vsensor()
+    sensor = _sensor(world)
+    sensor.wait_for("uploader ready")
+
+    world.send("cap0", 100)
+    code, took_s = sensor.terminate()
+
+    print(f"took {took_s:.2f} s")
+    assert code == 0
+    assert took_s < WITHIN_S
+    assert frames.verdict(range(100), world.stored_numbers("cap0")) == ""
+
+
+def test_a_silent_interface_does_not_hold_it_up(world: World) -> None:
+    world.start_vsensor()
+    sensor = _sensor(world)
+    sensor.wait_for("uploader ready")
+
+    code, took_s = sensor.terminate()
+
+    print(f"took {took_s:.2f} s")
+    assert code == 0
+    assert took_s < WITHIN_S
+    assert world.stored("cap0") == []
+
+
+def _refused(world: World) -> Sensor:
+    return _sensor(world)
+
+
+def _dropped(world: World) -> Sensor:
+    world.black_hole()
+    return _sensor(world)
+
+
+def _silent(world: World) -> Sensor:
+    world.start(world.collector, sys.executable, "-c", _SILENT_LISTENER)
+    proc.eventually("the listener", lambda: world.collector.listens(PORT))
+    return _sensor(world)
+
+
+def _dropped_later(world: World) -> Sensor:
+    world.start_vsensor()
+    sensor = _sensor(world)
+    world.send("cap0", 100, first=1000)
+    proc.eventually("an upload", lambda: world.holds("cap0", 100), timeout_s=30)
+    world.black_hole()
+    return sensor
+
+
+@pytest.mark.parametrize("prepare", [_refused, _dropped, _silent, _dropped_later])
+def test_a_vsensor_that_cannot_be_reached_does_not_hold_it_up(prepare: Callable[[World], Sensor], world: World) -> None:
+    sensor = prepare(world)
+
+    world.send("cap0", 100)
+    code, took_s = sensor.terminate()
+
+    print(f"took {took_s:.2f} s")
+    assert code == 0
+    assert took_s < WITHIN_S

@@ -1,0 +1,377 @@
+"""Packets into slots: where a batch ends, what a promise of room is worth, and what a killed worker leaves."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ossensor import pcapng
+from ossensor.logs import CHUNK, PACKET
+from ossensor.pcapng import CLOSING_BYTES, LONGEST_FILTER_BYTES, Packet
+from ossensor.region import Region, State
+from ossensor.slots import Batch, Consumer, Pipes, Producer, ring_for_dead
+from ossensor.workers.batcher import Batcher, Opening, rescue
+
+EPOCH = bytes(range(16))
+SNAPLEN = 1000
+OPENING = Opening("eth0", 1, SNAPLEN, "ossensor 0.1.0")
+LARGEST = pcapng.largest_block(SNAPLEN)
+PROLOGUE_MAX = len(OPENING.prologue("x" * LONGEST_FILTER_BYTES))
+START_NS = 1_795_000_000_000_000_000
+
+
+class Queue:
+    """One interface's memory with both its ends."""
+
+    def __init__(self, slots: int, packets_per_slot: int) -> None:
+        slot_bytes = PROLOGUE_MAX + CLOSING_BYTES + packets_per_slot * LARGEST
+        self.region = Region.create(slots, slot_bytes + -slot_bytes % 8)
+        self.region.set_filter_text("x" * 10_000)  # the longest that a section can come to name
+        self.pipes = Pipes.create()
+        self.producer = Producer(self.region, self.pipes.ready_write, self.pipes.free_read)
+        self.consumer = Consumer(self.region, self.pipes.ready_read, self.pipes.free_write)
+
+    def batcher(self, max_age_s: float = 10.0, opening: Opening = OPENING) -> Batcher:
+        return Batcher(self.producer, EPOCH, opening, max_age_s)
+
+    def section(self, batch: Batch) -> bytes:
+        view = self.consumer.section(batch)
+        assert view is not None
+        return bytes(view)
+
+    def stored(self) -> list[Packet]:
+        """The packets of every batch that is ready, which is then settled."""
+        found = []
+        for batch in self.consumer.listen():
+            packets = list(pcapng.packets(self.section(batch)))
+            assert len(packets) == batch.packets
+            found += packets
+            self.consumer.settle(batch)
+        return found
+
+
+@contextmanager
+def opened(slots: int = 3, packets_per_slot: int = 4) -> Iterator[Queue]:
+    made = Queue(slots, packets_per_slot)
+    try:
+        yield made
+    finally:
+        made.region.close()
+        made.pipes.close()
+        os.close(made.region.fd)
+
+
+@pytest.fixture
+def queue() -> Iterator[Queue]:
+    with opened() as made:
+        yield made
+
+
+def packet(n: int, size: int) -> Packet:
+    return Packet(0, START_NS + n, size + n, bytes([n % 256]) * size)
+
+
+def add(batcher: Batcher, *packets: Packet) -> None:
+    for p in packets:
+        batcher.add(p.ts_ns, p.data, p.original_length)
+
+
+@settings(derandomize=True, max_examples=80, deadline=None)
+@given(
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.lists(st.integers(0, SNAPLEN) | st.just(SNAPLEN) | st.just(0), max_size=80),
+    st.lists(st.booleans(), min_size=80, max_size=80),
+)
+def test_what_room_promises_can_be_added_whatever_the_lengths(
+    slots: int, per_slot: int, sizes: list[int], consumed: list[bool]
+) -> None:
+    with opened(slots, per_slot) as queue:
+        batcher = queue.batcher()
+        added, stored = [], []
+        for n, size in enumerate(sizes):
+            if consumed[n]:
+                stored += queue.stored()
+                queue.producer.listen()
+            room = batcher.room()
+            if not room:
+                continue
+            added.append(packet(n, size))
+            add(batcher, added[-1])  # raises where the promise was hollow
+            assert batcher.room() >= room - 1
+            batcher.commit()
+            assert queue.region.committed() == len(added)
+        batcher.publish()
+
+        assert stored + queue.stored() == added
+        assert queue.region.committed() == queue.region.delivered() == len(added)
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 6))
+def test_the_whole_promise_can_be_used_up_by_the_largest_packets(slots: int, per_slot: int) -> None:
+    with opened(slots, per_slot) as queue:
+        batcher = queue.batcher()
+        promised = batcher.room()
+        assert promised == slots * per_slot
+        packets = [packet(n, SNAPLEN) for n in range(promised)]
+        add(batcher, *packets)
+        batcher.publish()
+
+        assert queue.stored() == packets
+
+
+def test_a_batch_ends_exactly_where_the_next_packet_does_not_fit(queue: Queue) -> None:
+    batcher = queue.batcher()
+    room = queue.region.slot_bytes - CLOSING_BYTES - len(OPENING.prologue(queue.region.filter_text()))
+    fill = [packet(0, SNAPLEN)] * (room // LARGEST)
+    rest = room - len(fill) * LARGEST  # bytes left for one more block
+    assert rest > pcapng.EPB_OVERHEAD + 4
+    add(batcher, *fill, packet(1, rest - pcapng.EPB_OVERHEAD))  # to the last byte
+    assert queue.consumer.listen() == []
+    add(batcher, packet(2, 0))
+    (first,) = queue.consumer.listen()
+
+    assert (first.sequence, first.packets, first.length) == (0, len(fill) + 1, queue.region.slot_bytes)
+    batcher.publish()
+    (second,) = queue.consumer.listen()
+    assert (second.sequence, second.packets) == (1, 1)
+
+
+def test_sequences_follow_one_another_and_spans_are_the_packets_own(queue: Queue) -> None:
+    batcher = queue.batcher()
+    for n in range(3):
+        add(batcher, packet(10 * n, 20), packet(10 * n + 5, 20))
+        batcher.publish()
+
+    assert [(b.sequence, b.epoch, b.first_ns - START_NS, b.last_ns - START_NS) for b in queue.consumer.listen()] == [
+        (n, EPOCH.hex(), 10 * n, 10 * n + 5) for n in range(3)
+    ]
+
+
+def test_nothing_added_is_nothing_published_and_takes_no_slot(queue: Queue) -> None:
+    batcher = queue.batcher()
+    batcher.commit()
+    batcher.publish()
+
+    assert (queue.consumer.listen(), queue.producer.free, batcher.due_s()) == ([], 3, None)
+
+
+def test_a_batch_is_due_its_age_after_its_first_packet(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    batcher = queue.batcher(max_age_s=0.25)
+    add(batcher, packet(0, 20))
+    monkeypatch.setattr("time.monotonic", lambda: 100.2)
+    add(batcher, packet(1, 20))
+
+    assert batcher.due_s() == 100.25
+    batcher.publish()
+    assert batcher.due_s() is None
+
+
+def test_without_a_slot_there_is_no_room_until_one_is_settled(queue: Queue) -> None:
+    batcher = queue.batcher()
+    while batcher.room():
+        add(batcher, packet(0, SNAPLEN))
+    batcher.publish()
+    queue.producer.listen()
+    assert batcher.room() == 0
+
+    queue.consumer.settle(queue.consumer.listen()[0])
+    queue.producer.listen()
+    assert batcher.room() > 0
+
+
+def test_an_added_packet_is_the_predecessors_loss_until_it_is_committed(queue: Queue) -> None:
+    batcher = queue.batcher()
+    add(batcher, packet(0, 20), packet(1, 20))
+    assert (queue.region.committed(), queue.region.in_flight()) == (0, 0)
+    batcher.commit()
+
+    assert (queue.region.committed(), queue.region.in_flight()) == (2, 2)
+
+
+def test_a_slot_too_small_for_one_largest_packet_is_refused_at_the_start() -> None:
+    with opened() as queue, pytest.raises(AssertionError, match="cannot hold one packet"):
+        queue.batcher(opening=Opening("eth0", 1, queue.region.slot_bytes, "x"))
+
+
+def options(section: bytes) -> bytes:
+    return next(bytes(body) for kind, body in pcapng.blocks(section) if kind == pcapng.IDB)
+
+
+def test_a_section_names_the_filter_that_held_when_it_was_begun(queue: Queue) -> None:
+    batcher = queue.batcher()
+    for n, text in enumerate(["", "tcp port 80", "x" * 10_000]):
+        queue.region.set_filter_text(text)
+        add(batcher, packet(n, 20))
+        batcher.publish()
+    sections = [queue.section(b) for b in queue.consumer.listen()]
+
+    assert [b"tcp port 80" in options(s) for s in sections] == [False, True, False]
+    assert options(sections[2]).count(b"x" * 3000) == 1
+    assert [len(list(pcapng.packets(s))) for s in sections] == [1, 1, 1]
+
+
+def test_the_kernels_counts_close_the_section(queue: Queue) -> None:
+    queue.region.set_kernel_counts(12_345, 678)
+    batcher = queue.batcher()
+    add(batcher, packet(0, 20))
+    batcher.publish()
+    section = queue.section(queue.consumer.listen()[0])
+    *_, (kind, statistics) = pcapng.blocks(section)
+
+    assert kind == pcapng.ISB
+    assert (12_345).to_bytes(8, "little") in bytes(statistics)
+    assert (678).to_bytes(8, "little") in bytes(statistics)
+
+
+def test_levels_four_and_five_say_what_a_batch_and_a_packet_hold(
+    queue: Queue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    caplog.set_level(PACKET)
+    batcher = queue.batcher()
+    for n in range(150):
+        if not batcher.room():
+            for ready in queue.consumer.listen():
+                queue.consumer.settle(ready)
+            queue.producer.listen()
+        add(batcher, packet(n, 3))
+    batcher.publish()
+    dumps = [r for r in caplog.records if r.levelno == PACKET]
+    chunks = [vars(r)["fields"] for r in caplog.records if r.levelno == CHUNK]
+
+    assert dumps[7].getMessage() == "070707"
+    assert vars(dumps[7])["fields"] == {"bytes": 3, "packets_left_out": 0}
+    assert len(dumps) == 100
+    assert [sum(c["packets"] for c in chunks), chunks[0]["sequence"], chunks[0]["span_ms"]] == [150, 0, 0.0]
+
+
+# -- what a killed worker leaves --------------------------------------------------------------------------------------
+
+
+def test_nothing_to_rescue_is_zero(queue: Queue) -> None:
+    assert rescue(queue.producer) == 0
+
+
+@pytest.mark.parametrize("committed", [1, 3])
+def test_a_rescued_section_holds_exactly_what_was_committed(queue: Queue, committed: int) -> None:
+    batcher = queue.batcher()
+    packets = [packet(n, 50 + n) for n in range(committed)]
+    add(batcher, *packets)
+    batcher.commit()
+    add(batcher, packet(99, 10))  # added, and dead before the commit
+
+    successor = Producer(queue.region, queue.pipes.ready_write, queue.pipes.free_read)
+    assert rescue(successor) == committed
+    (batch,) = queue.consumer.listen()
+
+    assert list(pcapng.packets(queue.section(batch))) == packets
+    assert (batch.sequence, batch.packets, batch.first_ns) == (0, committed, START_NS)
+
+
+def test_rescuing_twice_saves_once(queue: Queue) -> None:
+    batcher = queue.batcher()
+    add(batcher, packet(0, 20))
+    batcher.commit()
+
+    assert [rescue(queue.producer), rescue(queue.producer)] == [1, 0]
+
+
+def test_a_rescued_section_is_byte_for_byte_the_one_that_its_worker_would_have_published() -> None:
+    def sections(finish: Callable[[Queue, Batcher], object]) -> list[bytes]:
+        with opened() as queue:
+            queue.region.set_kernel_counts(10, 1)
+            batcher = queue.batcher()
+            add(batcher, packet(0, 20), packet(7, 33))
+            batcher.commit()
+            finish(queue, batcher)
+            return [queue.section(b) for b in queue.consumer.listen()]
+
+    assert sections(lambda _, batcher: batcher.publish()) == sections(lambda queue, _: rescue(queue.producer))
+
+
+def test_a_slot_begun_without_a_packet_is_given_back(queue: Queue) -> None:
+    queue.producer.begin(EPOCH, 0)
+    successor = Producer(queue.region, queue.pipes.ready_write, queue.pipes.free_read)
+
+    assert (rescue(successor), successor.free, queue.consumer.listen()) == (0, 3, [])
+
+
+@pytest.mark.parametrize("over", [1, 100, 2**31])
+def test_a_used_length_that_cannot_be_true_is_published_for_the_uploader_to_call_corrupt(
+    queue: Queue, over: int
+) -> None:
+    used = queue.region.slot_bytes - CLOSING_BYTES + over
+    slot = queue.producer.begin(EPOCH, 0)
+    queue.producer.commit(slot, min(used, 2**32 - 1), 5, START_NS, START_NS)
+
+    assert rescue(queue.producer) == 0
+    (batch,) = queue.consumer.listen()
+    assert (queue.consumer.section(batch), batch.packets) == (None, 5)
+    queue.consumer.settle(batch)
+    assert queue.region.state(slot) == State.FREE
+
+
+@pytest.mark.parametrize("used", [0, 1, 7, 16, 23, 28])
+def test_a_used_length_below_the_first_blocks_raises_nothing_and_stays_inside_the_slot(queue: Queue, used: int) -> None:
+    for neighbour in range(3):
+        queue.region.slot(neighbour)[:] = b"\xaa" * queue.region.slot_bytes
+    slot = queue.producer.begin(EPOCH, 0)
+    queue.producer.commit(slot, used, 1, 2**64 - 1, 2**64 - 1)
+
+    rescue(queue.producer)
+
+    (batch,) = queue.consumer.listen()
+    assert batch.length == used + CLOSING_BYTES
+    others = {bytes(queue.region.slot(n)[:]) for n in range(3) if n != slot}
+    assert others == {b"\xaa" * queue.region.slot_bytes}
+
+
+@pytest.mark.slow
+def test_workers_killed_while_they_fill_lose_nothing_that_they_had_committed() -> None:
+    """Each worker reports every commit, a moment after it; what is stored is that, or one packet more."""
+    seed = 20261123
+    print("seed", seed)
+    rng = random.Random(seed)
+    with opened(slots=4, packets_per_slot=8) as queue:
+        stored: list[int] = []
+        for life in range(25):
+            read, write = os.pipe()
+            pid = os.fork()
+            if not pid:
+                try:
+                    producer = Producer(queue.region, queue.pipes.ready_write, queue.pipes.free_read)
+                    batcher = Batcher(producer, life.to_bytes(16, "big"), OPENING, 10.0)
+                    n = 0
+                    while batcher.room():
+                        batcher.add(n, bytes([life]) * rng.randint(0, SNAPLEN), 0)
+                        batcher.commit()
+                        n += 1
+                        os.write(write, b"!")
+                    signal.pause()
+                finally:
+                    os._exit(1)
+            os.close(write)
+            reported = sum(len(os.read(read, 1)) for _ in range(rng.randint(1, 30)))
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            reported += len(os.read(read, 1 << 16))
+            os.close(read)
+            rescue(Producer(queue.region, queue.pipes.ready_write, queue.pipes.free_read))
+            ring_for_dead(queue.pipes)
+            times = [p.ts_ns for p in queue.stored()]
+            assert times == list(range(len(times)))
+            assert reported <= len(times) <= reported + 1
+            stored.append(len(times))
+            assert queue.region.committed() == queue.region.delivered() == sum(stored)
+        print("stored", stored)
+    assert len(set(stored)) > 5

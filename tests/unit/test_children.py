@@ -1,0 +1,148 @@
+"""The life of a supervised child: every pair of state and event, and when it is started again."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from ossensor.children import TABLE, Child, Event, State, describe, verdict
+from ossensor.errors import Exit
+
+PAIRS = [(state, event) for state in State for event in Event]
+
+
+@pytest.mark.parametrize("state,event", PAIRS)
+def test_a_child_moves_as_the_table_says_or_raises(state: State, event: Event) -> None:
+    child = Child("x")
+    child.state = state
+    if (state, event) in TABLE:
+        assert child.step(event) is TABLE[state, event] is child.state
+    else:
+        with pytest.raises(KeyError):
+            child.step(event)
+        assert child.state is state
+
+
+def test_the_table_holds_the_documented_pairs() -> None:
+    missing = {(state.name, event.name) for state, event in PAIRS if (state, event) not in TABLE}
+
+    assert missing == {
+        ("IDLE", "DIED"),
+        ("IDLE", "HOPELESS"),
+        ("RUNNING", "START"),
+        ("BACKOFF", "DIED"),
+        ("BACKOFF", "HOPELESS"),
+        ("DRAINING", "START"),
+        ("STOPPED", "START"),
+        ("STOPPED", "DIED"),
+        ("STOPPED", "HOPELESS"),
+        ("FAILED", "START"),
+        ("FAILED", "DIED"),
+        ("FAILED", "HOPELESS"),
+    }
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_can_be_told_to_stop(state: State) -> None:
+    assert TABLE[state, Event.STOP] in {State.STOPPED, State.DRAINING}
+
+
+def test_only_what_is_idle_or_backing_off_can_be_started() -> None:
+    assert {state for state, event in TABLE if event is Event.START} == {State.IDLE, State.BACKOFF}
+
+
+@pytest.mark.parametrize(
+    "exit_code,expected",
+    [
+        (Exit.DRAINED, Event.DIED),
+        (Exit.INTERNAL, Event.DIED),
+        (Exit.GAVE_UP, Event.DIED),
+        (Exit.PRIVILEGE, Event.HOPELESS),
+        (Exit.CONFIGURATION, Event.HOPELESS),
+        (1, Event.DIED),
+        (-signal.SIGKILL, Event.DIED),
+        (-77, Event.DIED),
+        (-78, Event.DIED),
+    ],
+)
+def test_only_a_missing_privilege_and_a_wrong_configuration_are_hopeless(exit_code: int, expected: Event) -> None:
+    assert verdict(exit_code) is expected
+
+
+@pytest.mark.parametrize(
+    "exit_code,expected",
+    [(0, "exit 0"), (70, "exit 70"), (-9, "signal 9 (out of memory?)"), (-6, "signal 6"), (-15, "signal 15")],
+)
+def test_an_exit_in_words(exit_code: int, expected: str) -> None:
+    assert describe(exit_code) == expected
+
+
+def test_a_new_child_is_due_and_not_alive() -> None:
+    child = Child("x")
+
+    assert (child.due(0.0), child.alive, child.failures) == (True, False, 0)
+
+
+def test_a_running_child_is_alive_and_not_due() -> None:
+    child = Child("x")
+    child.started(5.0)
+
+    assert (child.due(1e9), child.alive) == (False, True)
+
+
+def test_delays_double_from_a_tenth_to_thirty_seconds_each_at_least_half_of_it() -> None:
+    child = Child("x")
+    now_s = 1000.0
+    for n in range(12):
+        full_s = min(30.0, 0.1 * 2**n)
+        child.started(now_s)
+        assert child.ended(-signal.SIGKILL, now_s) is State.BACKOFF
+        assert full_s / 2 <= child.due_s - now_s <= full_s
+        assert child.failures == n + 1
+        assert (child.due(child.due_s - 0.001), child.due(child.due_s)) == (False, True)
+        now_s = child.due_s
+
+
+@pytest.mark.parametrize("lived_s,failures", [(59.9, 6), (60.0, 1), (3600.0, 1)])
+def test_failures_and_delay_are_forgotten_after_a_time_of_health(lived_s: float, failures: int) -> None:
+    child = Child("x")
+    now_s = 0.0
+    for _ in range(5):
+        child.started(now_s)
+        child.ended(1, now_s)
+        now_s = child.due_s
+    child.started(now_s)
+    child.ended(1, now_s + lived_s)
+
+    assert child.failures == failures
+    full_s = 0.1 * 2 ** (failures - 1)
+    assert full_s / 2 <= child.due_s - (now_s + lived_s) <= full_s
+
+
+def test_a_start_that_could_not_be_made_counts_like_a_death() -> None:
+    child = Child("x")
+    child.could_not_start(10.0)
+    child.could_not_start(20.0)
+
+    assert (child.state, child.failures, child.alive) == (State.BACKOFF, 2, False)
+    assert 0.1 <= child.due_s - 20.0 <= 0.2
+
+
+@pytest.mark.parametrize("exit_code", [Exit.DRAINED, Exit.INTERNAL, Exit.PRIVILEGE, -signal.SIGKILL])
+def test_a_child_that_was_told_to_stop_is_stopped_however_it_ends(exit_code: int) -> None:
+    child = Child("x")
+    child.started(0.0)
+    child.step(Event.STOP)
+    assert child.alive
+
+    assert child.ended(exit_code, 1.0) is State.STOPPED
+    assert (child.due(1e9), child.alive, child.failures) == (False, False, 0)
+
+
+def test_a_hopeless_child_is_never_due_again() -> None:
+    child = Child("x")
+    child.started(0.0)
+
+    assert child.ended(Exit.CONFIGURATION, 1.0) is State.FAILED
+    assert (child.due(1e9), child.alive) == (False, False)

@@ -1,0 +1,142 @@
+"""Paths, names, numbers and the table of outcomes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ossensor.transport.protocol import (
+    MAX_SEQUENCE,
+    BatchId,
+    MalformedError,
+    Outcome,
+    Stream,
+    interface_name_ok,
+    parse_number,
+    sensor_name_ok,
+)
+
+EPOCH = "0123456789abcdef" * 2
+
+
+def path(sensor: str = "s", epoch: str = EPOCH, interface: str = "eth0", sequence: str = "0") -> str:
+    return f"/v1/sensors/{sensor}/epochs/{epoch}/interfaces/{interface}/batches/{sequence}"
+
+
+@pytest.mark.parametrize("text, number", [("0", 0), ("7", 7), ("10", 10), (str(MAX_SEQUENCE), MAX_SEQUENCE)])
+def test_canonical_numbers_are_read(text: str, number: int) -> None:
+    assert parse_number(text) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " 1", "1 ", "+1", "-0", "-1", "01", "00", "1_0", "1.0", "1e3", "0x1", "\u0661", "\uff11", "1\n", "\n1", "1\0",
+     str(MAX_SEQUENCE + 1), "9" * 19, "1" * 20, "1" * 100_000],
+)  # fmt: skip
+def test_numbers_in_any_other_spelling_are_refused(text: str) -> None:
+    with pytest.raises(MalformedError):
+        parse_number(text)
+
+
+@pytest.mark.parametrize("name", ["a", "0", "ecs-task.1_x", "A" * 63])
+def test_sensor_names_that_can_be_folders(name: str) -> None:
+    assert sensor_name_ok(name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".a", "-a", "_a", "a/b", "a b", "ü", "a\n", "a\0", "A" * 64, "a%2e"])
+def test_sensor_names_that_can_not(name: str) -> None:
+    assert not sensor_name_ok(name)
+
+
+@pytest.mark.parametrize("name", ["a", "eth0", "eth0.100", "veth@if3", "%s", "ü", "a" * 15, "ü" * 7, "...", "a\\b"])
+def test_interface_names_that_the_kernel_allows(name: str) -> None:
+    assert interface_name_ok(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "a:b", "a b", "a\tb", "a\n", "a\0", "\x7f", "\x85", "\udcff", "a" * 16, "ü" * 8]
+)
+def test_interface_names_that_it_does_not_or_that_no_path_should_carry(name: str) -> None:
+    assert not interface_name_ok(name)
+
+
+INTERFACES = st.text(max_size=15).filter(interface_name_ok)
+SENSORS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", fullmatch=True)
+EPOCHS = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
+
+
+@given(SENSORS, EPOCHS, INTERFACES, st.integers(0, MAX_SEQUENCE))
+def test_a_batch_survives_its_path(sensor: str, epoch: str, interface: str, sequence: int) -> None:
+    batch = BatchId(Stream(sensor, epoch, interface), sequence)
+
+    assert BatchId.from_path(batch.path) == batch
+    assert batch.path.isascii()
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "",
+        "/",
+        path() + "/",
+        path() + "?",
+        path() + "\n",
+        "/" + path(),
+        path().upper(),
+        path(sensor=".."),
+        path(sensor="%73"),
+        path(sensor=""),
+        path(epoch=EPOCH.upper()),
+        path(epoch=EPOCH[:-1]),
+        path(epoch=EPOCH + "0"),
+        path(interface="%65th0"),
+        path(interface="veth@if3"),
+        path(interface="%c3%bc"),
+        path(interface="%C3"),
+        path(interface="%FF%FE"),
+        path(interface="%ED%B3%BF"),
+        path(interface="%"),
+        path(interface="%zz"),
+        path(interface="%2F"),
+        path(interface="%2E%2E"),
+        path(interface="%00"),
+        path(interface="\u00fc"),
+        path(interface=""),
+        path(interface="e" * 16),
+        path(sequence="-1"),
+        path(sequence="01"),
+        path(sequence="\u0661"),
+        path(sequence=str(MAX_SEQUENCE + 1)),
+        path(sequence=""),
+    ],
+)
+def test_a_path_in_any_other_spelling_is_malformed(spelling: str) -> None:
+    with pytest.raises(MalformedError):
+        BatchId.from_path(spelling)
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_whatever_a_path_holds_it_is_read_or_malformed(interface: str, sequence: str) -> None:
+    given_path = path(interface=interface, sequence=sequence)
+    try:
+        batch = BatchId.from_path(given_path)
+    except MalformedError:
+        return
+
+    assert batch.path == given_path
+
+
+def test_the_table_of_outcomes() -> None:
+    assert {o.value: (o.status, o.permanent, o.acknowledged) for o in Outcome} == {
+        "stored": (201, False, True),
+        "present": (200, False, True),
+        "malformed": (422, True, False),
+        "too-large": (413, True, False),
+        "stale": (401, False, False),
+        "replayed": (401, False, False),
+        "altered": (400, False, False),
+        "out-of-order": (425, False, False),
+        "busy": (503, False, False),
+        "store-failed": (507, False, False),
+    }

@@ -1,0 +1,194 @@
+"""`ossensor vsensor`: what is wrong with its configuration, and the certificate that it makes or is given."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from test_vsensor_kit import KEY, payload, rows, section
+from test_vsensor_kit_process import Process, sensor
+
+from ossensor.errors import Exit
+from ossensor.transport.protocol import Outcome
+from ossensor.vsensor import certificate
+
+
+def now() -> int:
+    return int(time.time())
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+def faults_of(*arguments: str, key_hex: str = KEY.secret.hex()) -> tuple[int, list[str]]:
+    """The exit code and what stderr said, with a stand-in for the settings that reports its own fault."""
+    driver = """
+import argparse, os, sys, types
+from ossensor.errors import ConfigurationError
+from ossensor.vsensor import command
+def load_vsensor_key(environ):
+    if not environ["KEY_HEX"]:
+        raise ConfigurationError(["VSENSOR_HMAC_KEY: not set"])
+    return bytes.fromhex(environ["KEY_HEX"])
+settings = types.ModuleType("ossensor.settings")
+settings.load_vsensor_key = load_vsensor_key
+sys.modules["ossensor.settings"] = settings
+parser = argparse.ArgumentParser()
+command.add_arguments(parser)
+sys.exit(command.run(parser.parse_args(), os.environ))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", driver, *arguments],
+        env={**os.environ, "KEY_HEX": key_hex},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=20,
+    )
+    assert done.stdout == ""
+    return done.returncode, done.stderr.splitlines()
+
+
+def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, faults = faults_of(
+        *("--listen", "localhost", "--store", str(tmp_path / "file"), "--tls-cert", "x", "--rotate-mb", "0"), key_hex=""
+    )
+
+    assert code == Exit.CONFIGURATION
+    assert faults == [
+        "vsensor: --listen: 'localhost' is not HOST:PORT with a port of 0 to 65535",
+        "vsensor: --rotate-mb: '0' is not a whole number of MiB from 1 to 1073741824",
+        "vsensor: --tls-cert and --tls-key: give both, or neither for a self-signed certificate",
+        "vsensor: VSENSOR_HMAC_KEY: not set",
+        f"vsensor: --store: {tmp_path / 'file'}: File exists",
+    ]
+
+
+@pytest.mark.parametrize("listen", ["", ":8443", "host:", "host:65536", "host:-1", "host:٣", "host:8443x"])
+def test_an_address_that_is_none_is_a_fault(tmp_path: Path, listen: str) -> None:
+    code, (fault,) = faults_of("--listen", listen, "--store", str(tmp_path))
+
+    assert code == Exit.CONFIGURATION
+    assert fault == f"vsensor: --listen: {listen!r} is not HOST:PORT with a port of 0 to 65535"
+
+
+def test_a_port_that_is_taken_is_a_fault(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, faults = faults_of("--listen", f"127.0.0.1:{port}", "--store", str(tmp_path))
+
+    assert code == Exit.CONFIGURATION
+    assert faults == [f"vsensor: --listen: cannot listen on 127.0.0.1 port {port}: Address already in use"]
+
+
+def test_a_store_that_is_in_use_is_a_fault(tmp_path: Path) -> None:
+    with Process(tmp_path) as process:
+        process.wait_for("listening")
+        code, faults = faults_of("--listen", "127.0.0.1:0", "--store", str(tmp_path))
+
+    assert code == Exit.CONFIGURATION
+    assert faults == [f"vsensor: --store: {tmp_path}: another vsensor uses it"]
+
+
+def test_a_store_of_another_layout_is_a_fault_and_not_a_crash_loop(tmp_path: Path) -> None:
+    with Process(tmp_path) as process:
+        process.wait_for("listening")
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as db:
+        db.execute("PRAGMA user_version = 9")
+    with Process(tmp_path) as process:
+        code = process.process.wait(20)
+        process.stop()
+
+    assert code == Exit.CONFIGURATION
+    assert process.stderr == (f"vsensor: {tmp_path}/index.sqlite has layout 9; this program knows 1\n".encode())
+    assert process.all("restarting") == []
+
+
+# --- the certificate -------------------------------------------------------------------------------------------------
+
+
+def test_a_certificate_is_made_once_and_kept(tmp_path: Path) -> None:
+    first = certificate.ensure(tmp_path / "tls", "vsensor.example")
+    second = certificate.ensure(tmp_path / "tls", "other.example")
+    names = subprocess.run(
+        ["openssl", "x509", "-in", first.certificate, "-noout", "-ext", "subjectAltName", "-dates", "-text"],
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+
+    assert first == second
+    assert stat.S_IMODE(first.key.stat().st_mode) == 0o600
+    assert sorted(p.name for p in (tmp_path / "tls").iterdir()) == ["cert.pem", "key.pem"]
+    for name in ("DNS:localhost", "IP Address:127.0.0.1", "IP Address:0:0:0:0:0:0:0:1", "DNS:vsensor.example"):
+        assert name in names
+    assert f"DNS:{socket.gethostname()}" in names
+    assert "NIST CURVE: P-256" in names
+    start, end = re.findall(r"not(?:Before|After)=.* (\d{4}) GMT", names)
+    assert int(end) - int(start) in {9, 10}  # 3,650 days from an hour ago
+
+
+def test_a_start_that_was_killed_between_key_and_certificate_is_repeated(tmp_path: Path) -> None:
+    tls = tmp_path / "tls"
+    certificate.ensure(tls, "localhost")
+    (tls / "cert.pem").unlink()
+    (tls / "cert.new").write_text("half")
+    pair = certificate.ensure(tls, "localhost")
+
+    assert certificate.load(pair.certificate, pair.key) == pair
+
+
+@pytest.mark.parametrize("broken", ["missing", "no PEM", "another key", "encrypted key"])
+def test_a_pair_that_does_not_fit_is_a_fault_that_does_not_quote_it(tmp_path: Path, broken: str) -> None:
+    pair = certificate.ensure(tmp_path / "one", "localhost")
+    key = tmp_path / "key.pem"
+    match broken:
+        case "no PEM":
+            key.write_text("secret text")
+        case "another key":
+            key.write_bytes(certificate.ensure(tmp_path / "two", "localhost").key.read_bytes())
+        case "encrypted key":
+            subprocess.run(
+                ["openssl", "pkcs8", "-topk8", "-in", pair.key, "-out", key, "-passout", "pass:secret text"], check=True
+            )
+    code, (fault,) = faults_of(
+        *("--listen", "127.0.0.1:0", "--store", str(tmp_path / "store")),
+        *("--tls-cert", str(pair.certificate), "--tls-key", str(key)),
+    )
+
+    assert code == Exit.CONFIGURATION
+    assert fault.startswith(f"vsensor: certificate or key is unusable ({pair.certificate}, {key}): ")
+    assert "secret text" not in fault
+
+
+def test_a_brought_certificate_is_used(tmp_path: Path) -> None:
+    pair = certificate.ensure(tmp_path / "brought", "localhost")
+    with Process(
+        tmp_path / "store", "--tls-cert", str(pair.certificate), "--tls-key", str(pair.key), "--no-fsync"
+    ) as process:
+        listening = process.wait_for("listening")
+        with sensor(listening["address"], pair.certificate) as one:
+            one.deliver(0, section([payload(0)]), created=now)
+
+    assert listening["sha256"] == pair.sha256
+    assert not (tmp_path / "store" / "tls").exists()
+    assert rows(tmp_path / "store") == [("sensor-1", "eth0", 0)]
+
+
+def test_it_listens_on_ipv6(tmp_path: Path) -> None:
+    with Process(tmp_path, listen="[::1]:0") as process:
+        listening = process.wait_for("listening")
+        with sensor(listening["address"], Path(listening["certificate"])) as one:
+            assert one.deliver(0, section([payload(0)]), created=now) == Outcome.STORED
+
+    assert listening["address"].startswith("[::1]:")

@@ -1,0 +1,290 @@
+"""What the vSensor's tests share: sections, signed requests, a server in a thread, a server in processes.
+
+The pcapng writer and reader here are deliberately not the project's: what the vSensor accepts is held against a second
+opinion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.client
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from ossensor.transport.protocol import (
+    CONTENT_TYPE,
+    FIELD_FLOOR,
+    FIELD_OUTCOME,
+    FIELD_PACKETS,
+    TAG_DATA,
+    TAG_DATA_REPLY,
+    BatchId,
+    Outcome,
+    Stream,
+)
+from ossensor.transport.signing import Key, Nonce, Reply, Request, sign_request, verify_reply
+from ossensor.vsensor import certificate
+from ossensor.vsensor.collector import Collector
+from ossensor.vsensor.index import Index
+from ossensor.vsensor.layout import Layout
+from ossensor.vsensor.server import make_server
+from ossensor.vsensor.store import Store
+
+KEY = Key(bytes(range(32)))
+EPOCH = "0123456789abcdef" * 2
+RUN = "fedcba9876543210" * 2
+STREAM = Stream("sensor-1", EPOCH, "eth0")
+NOW_S = 1_795_000_000
+
+
+def _block(kind: int, body: bytes) -> bytes:
+    body += bytes(-len(body) % 4)
+    total = len(body) + 12
+    return struct.pack("<II", kind, total) + body + struct.pack("<I", total)
+
+
+def section(payloads: list[bytes]) -> bytes:
+    """One complete section with these packets."""
+    idb = _block(1, struct.pack("<HHI", 1, 0, 262144))
+    packets = b"".join(_block(6, struct.pack("<IIIII", 0, 0, i, len(p), len(p)) + p) for i, p in enumerate(payloads))
+    rest = idb + packets + _block(5, struct.pack("<III", 0, 0, 0))
+    return _block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, len(rest))) + rest
+
+
+def payload(sequence: int, size: int = 60) -> bytes:
+    """Bytes that say which batch they are of, and differ from those of every other."""
+    return hashlib.shake_128(f"batch {sequence}".encode()).digest(size)
+
+
+def split(data: bytes) -> list[bytes]:
+    """The sections of a file, each walked block by block to its end. Raises AssertionError where it does not parse."""
+    sections = []
+    offset = 0
+    while offset < len(data):
+        start = offset
+        kind, total, magic = struct.unpack_from("<III", data, offset)
+        assert (kind, magic) == (0x0A0D0D0A, 0x1A2B3C4D)
+        (length,) = struct.unpack_from("<q", data, offset + 16)
+        end = offset + total + length
+        while offset < end:
+            _, total = struct.unpack_from("<II", data, offset)
+            assert struct.unpack_from("<I", data, offset + total - 4) == (total,)
+            offset += total
+        assert offset == end
+        sections.append(data[start:end])
+    return sections
+
+
+def stored(root: Path, sensor: str = STREAM.sensor, interface: str = STREAM.interface) -> list[bytes]:
+    """The sections in the files of one interface, in the order of the files' names."""
+    return [s for p in sorted((root / sensor / interface).glob("*.pcapng")) for s in split(p.read_bytes())]
+
+
+def rows(root: Path) -> list[tuple[str, str, int]]:
+    with closing(Index(root / "index.sqlite")) as index:
+        return list(
+            index._db.execute("SELECT sensor, interface, sequence FROM batches ORDER BY sensor, interface, sequence")
+        )
+
+
+def committed(root: Path) -> list[bytes]:
+    """Every batch as the index finds it, in the order of streams and sequences."""
+    with closing(Index(root / "index.sqlite")) as index:
+        places = index._db.execute(
+            "SELECT file, offset, length FROM batches ORDER BY sensor, epoch, interface, sequence"
+        ).fetchall()
+    return [(root / file).read_bytes()[offset : offset + length] for file, offset, length in places]
+
+
+@dataclass
+class Message:
+    """A request as bytes will carry it: everything in it can be changed after it was signed."""
+
+    method: str
+    target: str
+    fields: list[tuple[str, str]]
+    body: bytes
+    signed: Request
+
+    def get(self, name: str) -> str:
+        (value,) = [v for n, v in self.fields if n.lower() == name.lower()]
+        return value
+
+    def set(self, name: str, value: str) -> Self:
+        self.drop(name)
+        self.fields.append((name, value))
+        return self
+
+    def drop(self, name: str) -> Self:
+        self.fields = [(n, v) for n, v in self.fields if n.lower() != name.lower()]
+        return self
+
+
+@dataclass
+class Signer:
+    """Makes requests as a sensor does; each part can be overridden before it is signed."""
+
+    authority: str
+    key: Key = KEY
+    run: str = RUN
+    count: int = 0
+
+    def message(
+        self,
+        sequence: int = 0,
+        body: bytes | None = None,
+        *,
+        created_s: int = NOW_S,
+        floor: str = "0",
+        packets: str = "1",
+        stream: Stream = STREAM,
+        target: str | None = None,
+        method: str = "PUT",
+        tag: str = TAG_DATA,
+        fields: Mapping[str, str] | None = None,
+        nonce: Nonce | None = None,
+    ) -> Message:
+        body = section([payload(sequence)]) if body is None else body
+        target = BatchId(stream, sequence).path if target is None else target
+        request = Request(method, f"https://{self.authority}{target}")
+        request.headers.update({"Content-Type": CONTENT_TYPE, FIELD_FLOOR: floor, FIELD_PACKETS: packets})
+        request.headers.update(fields or {})
+        if nonce is None:
+            nonce = Nonce(self.run, self.count)
+            self.count += 1
+        sha256 = hashlib.sha256(body).digest()
+        sign_request(request, sha256, key=self.key, tag=tag, created_s=created_s, nonce=nonce)
+        wire = [("Host", self.authority), *request.headers.items(), ("Content-Length", str(len(body)))]
+        return Message(method, target, wire, body, request)
+
+
+@dataclass
+class Answer:
+    status: int
+    fields: dict[str, str]
+    body: bytes
+    outcome: Outcome | None  # of a reply whose signature was verified
+
+
+def answer_of(message: Message, status: int, headers: Mapping[str, str], body: bytes, key: Key = KEY) -> Answer:
+    fields = {name.lower(): value for name, value in headers.items()}
+    outcome = None
+    if "signature" in fields:
+        reply = Reply(status, message.signed)
+        reply.headers.update(headers)
+        verify_reply(reply, body, keys={key.id: key}, tag=TAG_DATA_REPLY)
+        outcome = Outcome(fields[FIELD_OUTCOME])
+        assert outcome.status == status
+    return Answer(status, fields, body, outcome)
+
+
+@dataclass
+class Wire:
+    """One TLS connection that sends exactly what it is given."""
+
+    port: int
+    ca: Path
+    _connection: ssl.SSLSocket | None = field(default=None, repr=False)
+
+    def connect(self) -> ssl.SSLSocket:
+        context = ssl.create_default_context(cafile=str(self.ca))
+        raw = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        try:
+            return context.wrap_socket(raw, server_hostname="127.0.0.1")
+        except BaseException:
+            raw.close()
+            raise
+
+    def head(self, message: Message) -> bytes:
+        lines = [f"{message.method} {message.target} HTTP/1.1", *(f"{n}: {v}" for n, v in message.fields), "", ""]
+        return "\r\n".join(lines).encode("latin-1")
+
+    def send(self, message: Message) -> Answer:
+        """The answer to this message, sent just as it stands, on a connection that is kept."""
+        if self._connection is None:
+            self._connection = self.connect()
+        try:
+            self._connection.sendall(self.head(message) + message.body)
+            response = http.client.HTTPResponse(self._connection, method=message.method)
+            response.begin()
+            body = response.read()
+            answer = answer_of(message, response.status, dict(response.getheaders()), body)
+        except BaseException:
+            self.close()
+            raise
+        if response.will_close:
+            self.close()
+        response.close()
+        return answer
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now_s: float) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Running:
+    """The collector in this process: a real TLS server on loopback, in a thread, with a clock of ours."""
+
+    def __init__(self, root: Path, *, clock: Clock | None = None, **options: Any) -> None:
+        self.root = root
+        root.mkdir(exist_ok=True)
+        self.layout = Layout(root)
+        self.pair = certificate.ensure(self.layout.tls, "127.0.0.1")
+        self.store = Store(self.layout, durable=options.pop("durable", False), **options.pop("store_options", {}))
+        self.index = Index(self.layout.index, durable=False)
+        self.clock = clock or Clock(NOW_S - 3600)
+        self.collector = Collector({KEY.id: KEY}, self.store, self.index, self.clock, **options)
+        if clock is None:  # a server that started an hour ago
+            self.clock.now_s = NOW_S
+        self.server = make_server(self.collector, self.pair)
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = int(self.listener.getsockname()[1])
+        self.authority = f"127.0.0.1:{self.port}"
+        self.signer = Signer(self.authority)
+        self.wire = Wire(self.port, self.pair.certificate)
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=self.server.config.get_loop_factory()) as runner:
+            runner.run(self.server.serve(sockets=[self.listener]))
+
+    def __enter__(self) -> Self:
+        self.store.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wire.close()
+        self.server.stop()
+        self._thread.join()
+        self.store.close()
+        self.index.close()
+        self.listener.close()
+
+    def send(self, sequence: int = 0, body: bytes | None = None, **parts: Any) -> Answer:
+        return self.wire.send(self.signer.message(sequence, body, **parts))
+
+
+def test_split_takes_a_file_of_sections_apart_exactly() -> None:
+    sections = [section([payload(i)]) for i in range(3)]
+
+    assert sections == split(b"".join(sections))

@@ -1,0 +1,282 @@
+"""`ossensor vsensor` as processes: killed, stopped, misconfigured, and what it says meanwhile."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from test_vsensor_kit import (
+    EPOCH,
+    KEY,
+    STREAM,
+    Signer,
+    Wire,
+    committed,
+    payload,
+    section,
+    split,
+    stored,
+)
+from test_vsensor_kit_process import Process, sensor
+
+from ossensor.errors import Exit
+from ossensor.transport.protocol import Outcome, Stream
+
+SEED = 20261123
+
+
+def now() -> int:
+    return int(time.time())
+
+
+@pytest.mark.slow
+def test_every_batch_is_stored_once_and_whole_when_the_server_is_killed_at_random_moments(tmp_path: Path) -> None:
+    """200 batches of 2 interfaces, 4 in flight each; the serving process is killed 10 times on the way."""
+    generator = random.Random(SEED)
+    streams = [STREAM, Stream("sensor-1", EPOCH, "eth1")]
+    bodies = {
+        (stream, i): section([payload(i, generator.randint(14, 60_000)) for _ in range(generator.randint(1, 3))])
+        for stream in streams
+        for i in range(100)
+    }
+    kill_at = sorted(generator.sample(range(5, 195), 10))
+    delays_s = [generator.random() * 0.01 for _ in kill_at]
+    acknowledged: list[Outcome] = []
+    news = threading.Condition()
+
+    with Process(tmp_path) as process, ExitStack() as sensors:
+        listening = process.wait_for("listening")
+        ca = Path(listening["certificate"])
+
+        def lane(stream: Stream, first: int) -> int:
+            run = f"{streams.index(stream) * 4 + first:032x}"
+            one = sensors.enter_context(sensor(listening["address"], ca, run=run))
+            for sequence in range(first, 100, 4):
+                outcome = one.deliver(sequence, bodies[stream, sequence], created=now, stream=stream)
+                with news:
+                    acknowledged.append(outcome)
+                    news.notify_all()
+            return one.attempts
+
+        with ThreadPoolExecutor(8) as pool:
+            lanes = [pool.submit(lane, stream, first) for stream in streams for first in range(4)]
+            for kills, (count, delay_s) in enumerate(zip(kill_at, delays_s, strict=True), 1):
+                with news:
+                    assert news.wait_for(lambda count=count: len(acknowledged) >= count, timeout=60)
+                pid = process.wait_for("serving", kills)["pid"]
+                threading.Event().wait(delay_s)  # part of the input: where in a request the kill falls
+                os.kill(pid, signal.SIGKILL)
+            attempts = sum(lane.result(120) for lane in lanes)
+        process.wait_for("serving", 11)
+        code = process.stop()
+        restarts = process.all("restarting")
+        recovered = process.all("recovered")
+
+    print(
+        f"seed {SEED}: {attempts} attempts, {acknowledged.count(Outcome.PRESENT)} present, {len(recovered)} recoveries"
+    )
+    assert code == Exit.DRAINED
+    assert [r["why"] for r in restarts] == ["was ended by SIGKILL"] * 10
+    assert len(acknowledged) == 200
+    assert attempts > 200
+    for stream in streams:
+        expected = [bodies[stream, i] for i in range(100)]
+        assert stored(tmp_path, stream.sensor, stream.interface) == expected
+    assert committed(tmp_path) == [bodies[stream, i] for stream in streams for i in range(100)]
+
+
+def test_a_killed_server_costs_connections_and_not_the_port(tmp_path: Path) -> None:
+    with Process(tmp_path) as process:
+        listening = process.wait_for("listening")
+        port = int(listening["address"].rpartition(":")[2])
+        os.kill(process.wait_for("serving")["pid"], signal.SIGKILL)
+        refused = 0
+        with ExitStack() as connections:
+            while len(process.all("serving")) < 2:
+                try:
+                    connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+                except OSError:
+                    refused += 1
+
+    assert refused == 0
+
+
+def test_sigterm_and_sigint_end_it_with_everything_in_hand_answered(tmp_path: Path) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        root = tmp_path / number.name
+        with Process(root) as process:
+            listening = process.wait_for("listening")
+            process.wait_for("serving")
+            address, ca = listening["address"], Path(listening["certificate"])
+            with sensor(address, ca) as one:
+                one.deliver(0, section([payload(0)]), created=now)  # past the second of the start
+            message = Signer(address, run="1" * 32).message(1, created_s=now())
+            wire = Wire(int(address.rpartition(":")[2]), ca)
+            with wire.connect() as connection:
+                head = wire.head(message) + message.body
+                connection.sendall(head[:-1])
+                before_s = time.monotonic()
+                process.process.send_signal(number)
+                connection.sendall(head[-1:])
+                status = connection.recv(65536).split(b"\r\n")[0]
+            code = process.stop(number)
+            took_s = time.monotonic() - before_s
+
+        assert status == b"HTTP/1.1 201 Created"
+        assert code == Exit.DRAINED
+        assert took_s < 5
+        assert stored(root) == [section([payload(0)]), section([payload(1)])]
+
+
+def test_a_connection_that_is_kept_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    with Process(tmp_path) as process:
+        listening = process.wait_for("listening")
+        with sensor(listening["address"], Path(listening["certificate"])) as one:
+            one.deliver(0, section([payload(0)]), created=now)
+            before_s = time.monotonic()
+            code = process.stop()
+            took_s = time.monotonic() - before_s
+
+    assert code == Exit.DRAINED
+    assert took_s < 2.5  # of a grace of 5
+
+
+def test_the_server_dies_with_its_keeper(tmp_path: Path) -> None:
+    with Process(tmp_path) as process:
+        pidfd = os.pidfd_open(process.wait_for("serving")["pid"])
+        try:
+            killed = process.stop(signal.SIGKILL)
+            ended, _, _ = select.select([pidfd], [], [], 20)  # readable once the process is dead
+        finally:
+            os.close(pidfd)
+
+    assert killed == -signal.SIGKILL
+    assert ended == [pidfd]
+
+
+def test_a_crash_loop_is_slowed_down_and_a_stop_ends_it_at_once() -> None:
+    driver = """
+import sys
+from ossensor.backoff import Backoff
+from ossensor.vsensor.keeper import Keeper
+def say(pid, why, delay_s):
+    print(why, round(delay_s, 3), flush=True)
+class Full:
+    def random(self): return 1.0
+sys.exit(Keeper(lambda: 3, Backoff(cap_s=0.4, rng=Full()), say).run())
+"""
+    with subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline().strip() for _ in range(4)]
+        process.terminate()
+        code = process.wait(10)
+
+    assert lines == [f"ended with code 3 {d}" for d in (0.1, 0.2, 0.4, 0.4)]
+    assert code == Exit.DRAINED
+
+
+def test_a_child_that_says_that_its_configuration_is_wrong_is_not_restarted() -> None:
+    driver = """
+import sys
+from ossensor.backoff import Backoff
+from ossensor.vsensor.keeper import Keeper
+sys.exit(Keeper(lambda: 78, Backoff(), print).run())
+"""
+    done = subprocess.run([sys.executable, "-c", driver], capture_output=True, check=False, timeout=20)
+
+    assert (done.returncode, done.stdout, done.stderr) == (Exit.CONFIGURATION, b"", b"")
+
+
+def test_it_says_where_it_listens_what_it_is_known_by_and_what_came_in(tmp_path: Path) -> None:
+    with Process(tmp_path) as process:
+        listening = process.wait_for("listening")
+        with sensor(listening["address"], Path(listening["certificate"])) as one:
+            one.deliver(0, section([payload(0)]), created=now)
+        process.stop()
+        (received,) = process.all("received")
+    openssl = subprocess.run(
+        ["openssl", "x509", "-in", listening["certificate"], "-noout", "-fingerprint", "-sha256"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+
+    assert listening["store"] == str(tmp_path)
+    assert listening["sha256"] == openssl.stdout.partition("=")[2].strip().replace(":", "").lower()
+    (file,) = tmp_path.rglob("*.pcapng")
+    assert received == {
+        "event": "received",
+        "sensor": "sensor-1",
+        "interface": "eth0",
+        "packets": 1,
+        "bytes": file.stat().st_size,
+        "file": str(file),
+    }
+
+
+def test_tshark_reads_a_file_of_several_sections(tmp_path: Path) -> None:
+    with Process(tmp_path) as process:
+        listening = process.wait_for("listening")
+        with sensor(listening["address"], Path(listening["certificate"])) as one:
+            for i in range(3):
+                one.deliver(i, section([payload(i), payload(i + 10)]), created=now)
+    (file,) = tmp_path.rglob("*.pcapng")
+    shown = subprocess.run(
+        ["tshark", "-r", file, "-T", "fields", "-e", "frame.len"], capture_output=True, check=True, text=True
+    )
+
+    assert shown.stdout.split() == ["60"] * 6
+    assert len(split(file.read_bytes())) == 3
+
+
+def test_the_key_is_nowhere_to_be_seen(tmp_path: Path) -> None:
+    with Process(tmp_path) as process:
+        listening = process.wait_for("listening")
+        pid = process.wait_for("serving")["pid"]
+        with sensor(listening["address"], Path(listening["certificate"])) as one:
+            one.deliver(0, section([payload(0)]), created=now)
+            one.signer.key = type(KEY)(KEY.secret[::-1])
+            assert one.send(one.signer.message(1, created_s=now())).status == 401
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+        process.stop()
+        said = repr(process.events).encode() + process.stderr
+    everything = arguments + said + b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+
+    for form in (KEY.secret, KEY.secret.hex().encode(), KEY.secret.hex().upper().encode(), repr(KEY.secret).encode()):
+        assert form not in everything
+    assert repr(KEY) == "Key()"
+
+
+@pytest.mark.slow
+def test_a_hundred_mebibytes_arrive_and_their_cost_is_printed(tmp_path: Path) -> None:
+    """Figures for the closing note, not a bar: one connection, one batch at a time, TLS, no fsync."""
+    body = section([os.urandom((1 << 20) - 200)])
+    with Process(tmp_path, "--no-fsync") as process:
+        listening = process.wait_for("listening")
+        statistics = Path(f"/proc/{process.wait_for('serving')['pid']}/stat")
+
+        def cpu_s() -> float:
+            user, system = statistics.read_text().rpartition(")")[2].split()[11:13]
+            return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+        with sensor(listening["address"], Path(listening["certificate"])) as one:
+            one.deliver(0, body, created=now)
+            start_s, start_cpu_s = time.monotonic(), cpu_s()
+            outcomes = [one.deliver(i, body, created=now) for i in range(1, 101)]
+            took_s, took_cpu_s = time.monotonic() - start_s, cpu_s() - start_cpu_s
+    gigabytes = 100 * len(body) / 1e9
+    print(f"{gigabytes * 1000 / took_s:.0f} MB/s, {took_cpu_s / gigabytes:.2f} CPU s/GB in the serving process")
+
+    assert outcomes == [Outcome.STORED] * 100
+    assert [p.stat().st_size for p in tmp_path.rglob("*.pcapng")] == [101 * len(body)]

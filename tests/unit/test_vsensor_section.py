@@ -1,0 +1,157 @@
+"""What passes for a section, and what is left out."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+import zstandard
+from test_vsensor_kit import payload, split
+from test_vsensor_kit import section as make_section
+
+from ossensor.transport.protocol import MAX_SECTION_BYTES, Outcome
+from ossensor.vsensor.section import SectionError, check, inflate, inflated_bytes
+
+GOOD = make_section([payload(0, 61), payload(1, 14)])
+SHB = 28
+IDB = 20
+ISB = 24
+
+
+def refused(body: bytes) -> Outcome | None:
+    try:
+        check(body)
+    except SectionError as e:
+        return e.outcome
+    return None
+
+
+@pytest.mark.parametrize("payloads", [[], [b""], [payload(0)], [payload(i, i) for i in range(200)]])
+def test_whole_sections_pass(payloads: list[bytes]) -> None:
+    check(make_section(payloads))
+
+
+def _with(offset: int, fmt: str, value: int) -> bytes:
+    body = bytearray(GOOD)
+    struct.pack_into(fmt, body, offset, value)
+    return bytes(body)
+
+
+DAMAGED = {
+    "other first block": _with(0, "<I", 6),
+    "SHB length 0": _with(4, "<I", 0),
+    "SHB length odd": _with(4, "<I", SHB + 1),
+    "SHB length over the end": _with(4, "<I", 1 << 31),
+    "SHB trailing length": _with(SHB - 4, "<I", SHB + 4),
+    "big-endian": _with(8, ">I", 0x1A2B3C4D),
+    "version 2": _with(12, "<H", 2),
+    "section length unspecified": _with(16, "<q", -1),
+    "section length short": _with(16, "<q", len(GOOD) - SHB - 4),
+    "section length long": _with(16, "<q", len(GOOD) - SHB + 4),
+    "no IDB": _with(SHB, "<I", 6),
+    "IDB length over the end": _with(SHB + 4, "<I", len(GOOD)),
+    "IDB trailing length": _with(SHB + IDB - 4, "<I", 24),
+    "last block no ISB": _with(len(GOOD) - ISB, "<I", 6),
+    "ISB leading length": _with(len(GOOD) - ISB + 4, "<I", ISB - 4),
+    "ISB trailing length 0": _with(len(GOOD) - 4, "<I", 0),
+    "ISB trailing length into the IDB": _with(len(GOOD) - 4, "<I", len(GOOD) - SHB),
+    "ISB trailing length over the start": _with(len(GOOD) - 4, "<I", len(GOOD) + 4),
+    "ISB trailing length huge": _with(len(GOOD) - 4, "<I", 0xFFFFFFFC),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_section_whose_ends_do_not_fit_is_malformed(name: str) -> None:
+    assert refused(DAMAGED[name]) == Outcome.MALFORMED
+
+
+def test_a_section_cut_at_any_byte_is_malformed() -> None:
+    assert {refused(GOOD[:n]) for n in range(len(GOOD))} == {Outcome.MALFORMED}
+
+
+def test_a_section_over_the_limit_is_too_large() -> None:
+    assert refused(bytes(MAX_SECTION_BYTES + 1)) == Outcome.TOO_LARGE
+
+
+def test_random_damage_at_the_ends_never_raises_anything_else_and_what_passes_can_stand_in_a_file() -> None:
+    generator = random.Random(20261123)
+    passed = 0
+    for _ in range(20_000):
+        body = bytearray(GOOD)
+        for _ in range(generator.randint(1, 3)):
+            places = [*range(SHB + IDB), *range(len(GOOD) - ISB, len(GOOD))]
+            body[generator.choice(places)] ^= 1 << generator.randrange(8)
+        if refused(bytes(body)) is None:
+            passed += 1
+            assert split(bytes(body) + GOOD) == [bytes(body), GOOD]
+    print(f"seed 20261123: {passed} of 20000 passed")
+
+    assert 0 < passed < 20_000
+
+
+def _zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=1).compress(data)
+
+
+def test_a_frame_is_inflated_whole() -> None:
+    body = make_section([payload(i, 500) for i in range(100)])
+
+    assert (inflated_bytes(_zstd(body)), inflate(_zstd(body))) == (len(body), body)
+    assert inflate(bytearray(_zstd(body))) == body
+
+
+def _lying(size: int) -> bytes:
+    """A frame of 10,240 bytes that declares another size: the field is rewritten with four bytes (RFC 8878 3.1.1.1)."""
+    frame = _zstd(bytes(range(256)) * 40)
+    assert zstandard.get_frame_parameters(frame).content_size == 10240
+    assert frame[4] == 0x60  # single segment, a field of two bytes
+    return frame[:4] + bytes([0xA0]) + size.to_bytes(4, "little") + frame[7:]
+
+
+def _undeclared(data: bytes) -> bytes:
+    compressor = zstandard.ZstdCompressor().compressobj()
+    return compressor.compress(data) + compressor.flush()
+
+
+def test_the_lying_frame_is_good_when_it_tells_the_truth() -> None:
+    assert inflate(_lying(10240)) == bytes(range(256)) * 40
+
+
+SKIPPABLE = b"\x50\x2a\x4d\x18" + b"\4\0\0\0abcd"
+FRAMES = {
+    "nothing": (b"", Outcome.MALFORMED),
+    "magic only": (b"\x28\xb5\x2f\xfd", Outcome.MALFORMED),
+    "declares one byte less": (_lying(10239), Outcome.MALFORMED),
+    "declares one byte more": (_lying(10241), Outcome.MALFORMED),
+    "declares one byte": (_lying(1), Outcome.MALFORMED),
+    "declares the limit": (_lying(MAX_SECTION_BYTES), Outcome.MALFORMED),
+    "declares more than the limit": (_lying(MAX_SECTION_BYTES + 1), Outcome.TOO_LARGE),
+    "declares 4 GiB": (_lying(2**32 - 1), Outcome.TOO_LARGE),
+    "declares nothing": (_undeclared(GOOD), Outcome.MALFORMED),
+    "declares nothing, too large": (_undeclared(bytes(MAX_SECTION_BYTES + 1)), Outcome.MALFORMED),
+    "skippable frame": (SKIPPABLE, Outcome.MALFORMED),
+    "skippable frame first": (SKIPPABLE + _zstd(GOOD), Outcome.MALFORMED),
+    "skippable frame behind": (_zstd(GOOD) + SKIPPABLE, Outcome.MALFORMED),
+    "empty frame behind": (_zstd(GOOD) + _zstd(b""), Outcome.MALFORMED),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_frame_that_is_not_one_honest_frame_is_refused(name: str) -> None:
+    frame, outcome = FRAMES[name]
+    with pytest.raises(SectionError) as error:
+        inflate(frame)
+
+    assert error.value.outcome == outcome
+
+
+def test_a_frame_cut_at_any_byte_is_malformed() -> None:
+    frame = _zstd(GOOD)
+    outcomes = set()
+    for n in range(len(frame)):
+        with pytest.raises(SectionError) as error:
+            inflate(frame[:n])
+        outcomes.add(error.value.outcome)
+
+    assert outcomes == {Outcome.MALFORMED}
