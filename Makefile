@@ -40,12 +40,12 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@echo "installing ossensor into $(VENV)"
-	@$(BIN)/pip install -q --disable-pip-version-check -e '.[vsensor]'
+	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[vsensor]'
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/.installed
 	@echo "installing the test tools into $(VENV)"
-	@$(BIN)/pip install -q --disable-pip-version-check -e '.[vsensor,test]'
+	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[vsensor,test]'
 	@touch $@
 
 run: install  ## a local vSensor and the sensor against it, until Ctrl-C
