@@ -5,6 +5,7 @@ Everything it makes is under .run/ in the project's folder: the key, the vSensor
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import signal
@@ -38,7 +39,17 @@ def start(arguments: list[str], **more: str) -> subprocess.Popen[bytes]:
     """A command of ours in a session of its own: Ctrl-C is for this script, which stops them in order."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("OSSENSOR_", "VSENSOR_"))}
     environ |= {"VSENSOR_HMAC_KEY_FILE": str(KEY), **more}
-    return subprocess.Popen([str(OSSENSOR), *arguments], env=environ, start_new_session=True)
+    return subprocess.Popen(
+        [str(OSSENSOR), *arguments],
+        env=environ,
+        start_new_session=True,
+        preexec_fn=_end_with_this_script,  # noqa: PLW1509  no threads here
+    )
+
+
+def _end_with_this_script() -> None:
+    """SIGTERM when this script is gone, however it went (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def wait_until_listening(vsensor: subprocess.Popen[bytes]) -> bool:
@@ -108,6 +119,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopping: the sensor first, so that its last packets arrive.", flush=True)
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave one of them running
         code = stop(sensor) if sensor is not None else 1
         stop(vsensor)
     report()
