@@ -195,8 +195,9 @@ class Port:
         """Takes in the worker's end; returns the packets that it leaves behind uncommitted.
 
         If it is to be replaced, its successor's socket takes over at once, whatever the back-off: the kernel's ring
-        bridges it. Old door shut, new door opened: packets between these two system calls, some microseconds, are
-        seen by neither and counted by nobody; the other order would store packets twice.
+        bridges it. The new door opens before the old one shuts, so that no packet passes unseen. Those of the moment
+        between are in both rings; the old ring is read by nobody any more, so they are stored once, and counted once
+        too often: as received, and as left behind.
         """
         self.process = None
         asked = self.child.state is State.DRAINING
@@ -207,7 +208,6 @@ class Port:
         if state is State.BACKOFF:
             with contextlib.suppress(CannotCaptureError):
                 successor = self._open()
-                self.refilter(bpf.REJECT_ALL)
                 self._admit(successor)
         lost = self._close_epoch(Reason.INTERFACE_GONE if exit_code == Exit.GAVE_UP else Reason.WORKER_DIED)
         if successor is not None and successor.socket.fileno() >= 0:

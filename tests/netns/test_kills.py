@@ -85,4 +85,6 @@ def test_ten_kills_of_a_worker_repeat_nothing_and_count_what_its_kernel_ring_hel
     assert stored == sorted(set(stored))
     # libpcap's ring is 64 blocks, each handed over after a tenth of a second however empty, so it bridges some six
     # seconds of a worker's back-off at any rate. What comes after that the kernel drops, and counts.
-    assert len(stored) + lost + books["kernel_drops"] == sent
+    assert books["received"] == len(stored) + lost + books["kernel_drops"]
+    # Each missing frame is counted; those of the moment when both rings are open are counted though they are stored.
+    assert sent <= books["received"] <= sent + KILLS * PER_SECOND // 10
