@@ -42,7 +42,7 @@ def checked_flow(address: str, port: int) -> Flow:
 
     Flows come from another process, and go into an expression.
     """
-    if not 0 < port < 65536:
+    if type(port) is not int or not 0 < port < 65536:
         raise ValueError(f"port {port}")
     parsed = ip_address(address.partition("%")[0])
     # ::ffff:10.0.0.1 is a way to write an IPv4 address to an IPv6 socket; on the wire it is IPv4.

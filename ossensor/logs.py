@@ -42,6 +42,8 @@ _NAMES: Final = {STATS: "STATS", SEND: "SEND", ANTIGENA: "ANTIGENA", CHUNK: "CHU
 # would otherwise cost more than the capture.
 _QUEUE_RECORDS: Final = 1000
 _RECORDS_PER_S: Final = 500.0
+# A few seconds' worth for a reader that comes back; 10,000 lines are some megabytes.
+_OUTLET_LINES: Final = 10_000
 # The longest is a packet of 256 KiB in hex.
 _RECORD_BYTES: Final = 1 << 20
 
@@ -106,11 +108,52 @@ def _utc(record: logging.LogRecord) -> str:
     return f"{whole}.{int(record.msecs):03d}Z"
 
 
+class Outlet(logging.Handler):
+    """Standard error behind a thread: who logs never waits for who reads it, a stopped terminal or a full pipe."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: queue.Queue[str] = queue.Queue(_OUTLET_LINES)
+        self._left_out = 0
+        threading.Thread(target=self._write, name="log outlet", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record)
+        if self._left_out:
+            line = f"{line}\n({self._left_out} log lines before this one were left out: nobody read them)"
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._left_out += 1
+        else:
+            self._left_out = 0
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            with contextlib.suppress(OSError, ValueError):  # nobody will ever read it: the pipe is closed
+                sys.stderr.write(line + "\n")
+                sys.stderr.flush()
+            self._lines.task_done()
+
+    def flush_briefly(self, at_most_s: float = 0.5) -> None:
+        """Gives what is queued a moment to be written."""
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, at_most_s)
+
+
+def flush_briefly() -> None:
+    """Before the first process leaves: its own lines, and those of its children."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Outlet):
+            handler.flush_briefly()
+
+
 def configure(debug: int, log_format: str) -> None:
     """Sets up the root logger of the first process: one handler, on standard error."""
     for level, name in _NAMES.items():
         logging.addLevelName(level, name)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Outlet()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

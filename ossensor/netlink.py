@@ -18,11 +18,10 @@ _RTMGRP_IPV6_ROUTE: Final = 0x400
 class Doorbell:
     """Readable when interfaces or routes may have changed."""
 
-    def __init__(self, *, routes: bool) -> None:
+    def __init__(self) -> None:
         self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._sock.setblocking(False)
-        groups = _RTMGRP_LINK | (_RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_ROUTE if routes else 0)
-        self._sock.bind((0, groups))
+        self._sock.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_ROUTE))
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -36,6 +35,3 @@ class Doorbell:
                 return
             except OSError:
                 continue  # ENOBUFS: messages were lost, which is one more reason to enumerate
-
-    def close(self) -> None:
-        self._sock.close()

@@ -68,11 +68,16 @@ class Port:
         self.child = Child(f"oss-cap-{interface.name}")
         self.process: Process | None = None
         self.retiring: Reason | None = None
-        self.region = Region.create(max(2, recipe.buffer_bytes // SLOT_BYTES), SLOT_BYTES)
         self.pipes = Pipes.create()
+        try:
+            self.region = Region.create(max(2, recipe.buffer_bytes // SLOT_BYTES), SLOT_BYTES)
+        except OSError:
+            self.pipes.close()
+            raise
         self._recipe = recipe
         self._program = program
         self._heartbeat = Heartbeat()
+        self.shut = False  # by want of a filter, not for the end
         self._engine: Engine | None = None
         self._epoch = b""
         self._received = 0
@@ -104,6 +109,7 @@ class Port:
     def _adopt(self, engine: Engine) -> None:
         """A new capture socket: new kernel counters, and a new identity for what is read from it."""
         self._engine = engine
+        self.shut = False
         self._epoch = secrets.token_bytes(16)
         self._epoch_received = self._epoch_drops = 0
         self.region.set_kernel_counts(0, 0)
@@ -116,9 +122,15 @@ class Port:
         """What the interface's sections name as their filter from now on: the user's."""
         self.region.set_filter_text(text)
 
-    def refilter(self, program: bytes) -> None:
+    def refilter(self, program: bytes | None) -> None:
+        """Another filter; None lets nothing through, until the next call."""
+        self.shut = program is None
         if self._engine is not None:
-            bpf.attach(self._engine.socket, program)
+            bpf.attach(self._engine.socket, program or bpf.REJECT_ALL)
+
+    def _shut_for_good(self) -> None:
+        if self._engine is not None:
+            bpf.attach(self._engine.socket, bpf.REJECT_ALL)
 
     def read_statistics(self) -> None:
         """Adds what the kernel counted since the last reading."""
@@ -137,7 +149,7 @@ class Port:
         """With the worker dead: saves its open batch, and books and returns what it leaves behind."""
         if self._engine is None:
             return 0
-        self.refilter(bpf.REJECT_ALL)
+        self._shut_for_good()
         self.read_statistics()
         rescue(Producer(self.region, self.pipes.ready_write, self.pipes.free_read))
         ring_for_dead(self.pipes)
@@ -179,15 +191,20 @@ class Port:
             return CaptureWorker(plan, engine, producer, heartbeat).run(signals)
 
         keep = (engine.fileno(), pipes.ready_write, pipes.free_read)
-        self.process = forge.spawn(self.child.name, heartbeat, keep, work)
+        try:
+            self.process = forge.spawn(self.child.name, heartbeat, keep, work)
+        except OSError as e:
+            self.child.could_not_start(time.monotonic())
+            raise CannotCaptureError(f"no process to be had: {e}") from e
         engine.lend()
         self.child.started(time.monotonic())
 
     def stop(self, forge: Forge) -> None:
         """Shuts the filter and has a worker read what the kernel still holds, forking one if none is alive."""
-        self.refilter(bpf.REJECT_ALL)
+        self._shut_for_good()
         if self.child.state is State.BACKOFF and self._engine is not None:
-            self._fork(forge)
+            with contextlib.suppress(CannotCaptureError):
+                self._fork(forge)
         if self.child.step(Event.STOP) is State.DRAINING and self.process is not None:
             self.process.signal(signal.SIGTERM)
 

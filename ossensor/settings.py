@@ -174,7 +174,7 @@ class _Findings:
         """Exactly one of the two: with both, which one signs would be a matter of luck to the reader."""
         given = [name for name in _KEYS if name in self.given]
         if not given:
-            self.fault(KEY, f"nor is {KEY_FILE}")
+            self.fault(KEY, f"give it, or {KEY_FILE}")
         elif len(given) > 1:
             self.fault(KEY, f"{KEY_FILE} is given too, and only one of the two may be")
 
@@ -228,7 +228,7 @@ def _judge(
         if missing := [name for name in form.network_device if name not in existing]:
             findings.fault(DEVICE, f"not here: {', '.join(missing)}; here: {', '.join(existing)}")
     if form.bpf and (reason := bpf_fault(form.bpf)):
-        findings.fault(BPF, f"libpcap says: {reason}")
+        findings.fault(BPF, reason)
     if 0 < len(form.hmac_key or form.hmac_key_file) < _SHORT_KEY_BYTES:
         findings.warnings.append(f"the HMAC key is shorter than {_SHORT_KEY_BYTES} bytes, and can be guessed")
     return form

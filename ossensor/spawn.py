@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ from typing import Final
 
 from .errors import Exit
 from .logs import child_handler, fields
-from .workers.child import Birth, Heartbeat, Signals, live
+from .workers.child import HELD_BACK, Birth, Heartbeat, Signals, live
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +36,24 @@ class Forge:
     def spawn(
         self, name: str, heartbeat: Heartbeat, keep_fds: tuple[int, ...], work: Callable[[Signals], Exit]
     ) -> Process:
-        """A running child that does `work` with no privilege and only these descriptors."""
+        """A running child that does `work` with no privilege and only these descriptors. OSError: there is none."""
         handler = child_handler(name)
         heartbeat.beat()
         birth = Birth(name, os.getpid(), self._uid, self._gid, handler, heartbeat, keep_fds)
         process = _fork.Process(target=live, args=(birth, work), name=name, daemon=True)
-        process.start()
-        handler.listen()
+        # Until the child has a wakeup descriptor of its own, a signal to it would be written to ours. Blocked, it waits
+        # for the child, which unblocks when it can hear (Signals); what is for us waits a moment, too.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            handler.listen()
+        except RuntimeError as e:  # no thread to be had: the pids limit
+            process.kill()
+            process.join()
+            raise OSError(errno.EAGAIN, str(e)) from e
         return Process(process, heartbeat)
 
 

@@ -7,19 +7,21 @@ import multiprocessing
 import os
 import ssl
 import sys
+import traceback
 from collections.abc import Mapping
 
 from . import __version__, logs
 from .configfile import generate
 from .errors import ConfigurationError, Exit, PrivilegeError
 from .settings import Loaded, Settings, load
+from .variables import CA_FILE, CONFIG_PATH, KEY_FILE
 from .workers import privileges
 
 log = logging.getLogger(__name__)
 
 
 def run(environ: Mapping[str, str]) -> Exit:
-    """Runs the sensor until it is told to stop.
+    """Runs the sensor until it is told to stop. Returns only when it refuses to start.
 
     1. Settings: every fault at once, before anything is opened. Exit 78.
     2. Privilege: without CAP_NET_RAW nothing else is worth doing. Exit 77.
@@ -37,6 +39,8 @@ def run(environ: Mapping[str, str]) -> Exit:
     except ConfigurationError as e:
         for fault in e.faults:
             print(f"ossensor: {fault}", file=sys.stderr)  # noqa: T201  logging is a setting, and settings failed
+        for note in getattr(e, "__notes__", []):
+            print(f"ossensor: warning: {note}", file=sys.stderr)  # noqa: T201  likewise
         return Exit.CONFIGURATION
     except PrivilegeError as e:
         print(f"ossensor: {e}", file=sys.stderr)  # noqa: T201  likewise
@@ -48,21 +52,53 @@ def run(environ: Mapping[str, str]) -> Exit:
     log.info("ossensor %s", __version__, extra=logs.fields(sensor=settings.sensor_name))
     for warning in loaded.warnings:
         log.warning(warning)
+    from_file = [name for name, source in loaded.sources.items() if source.startswith("file ")]
+    if from_file:
+        log.info("settings taken from the config file: %s", ", ".join(from_file))
     _write_config(loaded)
     started_in = os.getcwd()  # noqa: PTH109  a string for chdir
     os.chdir("/")
     from .supervisor import Supervisor  # noqa: PLC0415  loads pypcap and requests, which a refusal need not wait for
 
-    return Supervisor(settings, context, lambda: _load_from(started_in, environ)).run()
-
-
-def _load_from(folder: str, environ: Mapping[str, str]) -> Settings:
-    """The settings as they were read at the start: relative paths mean the folder that the sensor was started in."""
-    os.chdir(folder)
+    supervisor = Supervisor(settings, context, _Reload(_anchored(environ, started_in), loaded))
     try:
-        return load(environ).settings
-    finally:
-        os.chdir("/")
+        code = supervisor.run()
+    except Exception:  # noqa: BLE001  the last frame: ours, told, and an exit code
+        # Not by unwinding: multiprocessing would wait for children that wait for us. They die with this process.
+        traceback.print_exc()
+        code = Exit.INTERNAL
+    logs.flush_briefly()
+    os._exit(code)
+
+
+def _anchored(environ: Mapping[str, str], folder: str) -> dict[str, str]:
+    """The environment with its paths made absolute: SIGHUP reads them again, from "/".
+
+    Only after they were read once: a path that is none may be the key, given under the wrong name, and must not turn
+    up in a message.
+    """
+    names = [name for name in (CONFIG_PATH, KEY_FILE, CA_FILE) if environ.get(name)]
+    return {**environ, **{name: os.path.join(folder, environ[name]) for name in names}}  # noqa: PTH118  text to text
+
+
+class _Reload:
+    """Reads the settings again.
+
+    A config file that was there and is gone is a fault: without its lists the sensor would capture more than before.
+    """
+
+    def __init__(self, environ: Mapping[str, str], loaded: Loaded) -> None:
+        self._environ = environ
+        self._loaded = loaded
+
+    def __call__(self) -> Settings:
+        path = self._loaded.settings.config_path
+        if any(source.startswith("file ") for source in self._loaded.sources.values()) and not path.exists():
+            raise ConfigurationError([f"{CONFIG_PATH}: {path}: was read at the start and is gone"])
+        self._loaded = load(self._environ)
+        for warning in self._loaded.warnings:
+            log.warning(warning)
+        return self._loaded.settings
 
 
 def _require_net_raw() -> None:
@@ -76,11 +112,7 @@ def _require_net_raw() -> None:
 def _tls_context(settings: Settings) -> ssl.SSLContext:
     from .transport.client import tls_context  # noqa: PLC0415  see run()
 
-    path = settings.ca_file
-    try:
-        return tls_context(str(path) if path else None)
-    except (OSError, ssl.SSLError) as e:
-        raise ConfigurationError([f"VSENSOR_CA_FILE: {path}: no usable PEM certificates: {e}"]) from e
+    return tls_context(str(settings.ca_file) if settings.ca_file else None)
 
 
 def _write_config(loaded: Loaded) -> None:

@@ -5,11 +5,12 @@ uploader may connect to is in that filter before the uploader may. Sockets, slot
 which parses no packet and talks to no network; children borrow them, so the death of a child takes none along.
 
 One loop, one thread (but for the readers of children's log records): signals, netlink, the uploader's messages and
-timers are its events. The only module that forks.
+timers are its events.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import platform
 import selectors
@@ -21,12 +22,12 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final, cast
 
-from . import __version__, filters
+from . import __version__
 from .accounting import Reason
-from .capture import bpf
 from .capture.filterbank import FilterBank
 from .children import State, describe
 from .errors import ConfigurationError, Exit
+from .gate import Gate
 from .interfaces import Interface, Rules, default_route_interfaces, enumerate_interfaces
 from .logs import STATS, fields
 from .netlink import Doorbell
@@ -34,6 +35,7 @@ from .port import CannotCaptureError, Port, Recipe
 from .ratelimit import Sparse
 from .settings import Settings
 from .spawn import Forge, reap_strangers
+from .transport.protocol import interface_name_ok
 from .transport.signing import Key
 from .uplink import Uplink
 from .workers import privileges
@@ -43,9 +45,13 @@ log = logging.getLogger(__name__)
 
 _APPLICATION: Final = f"ossensor/{__version__}"
 _TICK_S: Final = 1.0
+_LATE_S: Final = 3.0
 _STATS_EVERY_S: Final = 10.0
 # Doorbells come in bursts (a bridge coming up rings dozens of times): look once per burst.
 _SETTLE_S: Final = 0.05
+_RETRY_S: Final = 5.0
+# What SIGHUP can change in a running sensor.
+_RELOADABLE: Final = {"network_device", "exclude", "include", "bpf", "capture_credential_endpoints"}
 
 
 class Phase(Enum):
@@ -65,7 +71,7 @@ class Supervisor:
         self._reload = reload
         self._rules = Rules.from_settings(settings)
         self._forge = Forge(*privileges.user_ids(settings.user))
-        self._bank = FilterBank(settings.bpf, credential_endpoints=settings.capture_credential_endpoints)
+        self._gate = Gate(FilterBank(settings.bpf, credential_endpoints=settings.capture_credential_endpoints))
         self._ports: dict[int, Port] = {}  # by ifindex: a name can be given to another interface
         self._retired: dict[int, Port] = {}  # by queue: without a worker, waiting for the uploader to empty it
         self._next_queue = 1
@@ -87,7 +93,7 @@ class Supervisor:
 
         1. Signals become input of the loop, before there is a child whose end could be missed.
         2. The doorbell, before the first enumeration: a change in between rings.
-        3. Privilege shrinks to what the loop needs; from here on nothing is opened but capture sockets.
+        3. Privilege shrinks to what the loop needs.
         4. The uploader, before any interface: an interface is handed to a running uploader, now as later.
         5. Interfaces (in the loop, as at every later doorbell).
         """
@@ -99,7 +105,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         self._selector.register(self._wake, selectors.EVENT_READ, self._on_signals)
-        self._doorbell = Doorbell(routes=True)
+        self._doorbell = Doorbell()
         self._selector.register(self._doorbell, selectors.EVENT_READ, self._on_doorbell)
         privileges.limit_supervisor()
         self._start_uploader()
@@ -146,14 +152,19 @@ class Supervisor:
         """Lists, device and BPF are read again; what cannot change in a running sensor is left alone."""
         try:
             new = self._reload()
-            self._use(self._bank.with_user(new.bpf, credential_endpoints=new.capture_credential_endpoints))
+            bank = self._gate.bank.with_user(new.bpf, credential_endpoints=new.capture_credential_endpoints)
+            self._gate.use(bank, self._ports.values())
         except ConfigurationError as e:
             log.error("SIGHUP: the old settings stay: %s", "; ".join(e.faults))  # noqa: TRY400  theirs, no traceback
             return
+        changed = [f.name for f in dataclasses.fields(new) if getattr(new, f.name) != getattr(self._settings, f.name)]
         self._settings = new
         self._rules = Rules.from_settings(new)
         self._look_at_s = time.monotonic()
-        log.info("settings read again")
+        applied = ", ".join(n for n in changed if n in _RELOADABLE) or "nothing"
+        log.info("settings read again", extra=fields(applied=applied))
+        if waiting := ", ".join(n for n in changed if n not in _RELOADABLE):
+            log.warning("settings that changed and need a restart", extra=fields(names=waiting))
 
     # -- interfaces -----------------------------------------------------------------------------------------------
 
@@ -163,16 +174,15 @@ class Supervisor:
         if self._phase is not Phase.RUNNING:
             return
         self._doorbell.silence()
-        routes = default_route_interfaces()
-        existing = {i.index: i for i in enumerate_interfaces()}
+        try:
+            routes = default_route_interfaces()
+            existing = {i.index: i for i in enumerate_interfaces()}
+        except OSError as e:
+            self._complain("cannot list the interfaces", why=e)
+            self._look_at_s = time.monotonic() + _RETRY_S
+            return
         wanted = {n: i for n, i in existing.items() if self._rules.decide(i, routes).captured}
-        for index, port in list(self._ports.items()):
-            if index not in existing:
-                self._retire(port, Reason.INTERFACE_GONE, "deleted")
-            elif index not in wanted:
-                self._retire(port, Reason.SHUTDOWN, "excluded by the rules now")
-            else:
-                port.interface = existing[index]  # it may have been renamed
+        self._retire_unwanted(existing, wanted)
         for index, interface in wanted.items():
             # libpcap cannot open an interface that is down; coming up rings.
             if index not in self._ports and interface.up:
@@ -180,20 +190,34 @@ class Supervisor:
         if not self._ports and not self._waiting_said:
             self._waiting_said = True
             seen = ", ".join(sorted(i.name for i in existing.values()))
-            log.warning("no interface to capture now; waiting for one", extra=fields(interfaces=seen))
+            log.warning("the rules choose no interface that is there; waiting for one", extra=fields(there=seen))
         elif self._ports:
             self._waiting_said = False
 
+    def _retire_unwanted(self, existing: dict[int, Interface], wanted: dict[int, Interface]) -> None:
+        for index, port in list(self._ports.items()):
+            if index not in existing:
+                self._retire(port, Reason.INTERFACE_GONE, "deleted")
+            elif index not in wanted:
+                self._retire(port, Reason.SHUTDOWN, "excluded by the rules now")
+            else:
+                if existing[index].up and not port.interface.up:
+                    port.child.hurry()
+                port.interface = existing[index]  # it may have been renamed
+
     def _add(self, interface: Interface) -> None:
+        if not interface_name_ok(interface.name):
+            self._complain("an interface's name cannot be sent", interface=repr(interface.name))
+            return
         try:
-            port = Port(interface, self._next_queue, self._recipe, self._program)
+            port = Port(interface, self._next_queue, self._recipe, self._gate.program)
         except OSError as e:
             self._complain("no memory for an interface's slots", interface=interface.name, why=e.strerror)
-            self._look_at_s = time.monotonic() + 5.0
+            self._look_at_s = time.monotonic() + _RETRY_S
             return
         self._next_queue += 1
         self._ports[interface.index] = port
-        port.describe_filter(self._bank.user)
+        port.describe_filter(self._gate.bank.user)
         self._uplink.hand_over(port)
         self._start_worker(port)
 
@@ -215,47 +239,8 @@ class Supervisor:
         if port.retiring is not None:
             self._uplink.retire(port)
 
-    # -- filters --------------------------------------------------------------------------------------------------
-
-    def _program(self, interface: str) -> bytes:
-        """Of the bank of the moment: ports outlive banks."""
-        return self._bank.program(interface)
-
-    def _use(self, bank: FilterBank) -> None:
-        """Puts another filter on every capture socket: compiled for all before one is changed.
-
-        Raises ConfigurationError, with nothing changed, when it does not compile.
-        """
-        programs = []
-        for port in self._ports.values():
-            if port.capturing:
-                try:
-                    programs.append((port, bank.program(port.interface.name)))
-                except OSError as e:
-                    # Going or down: what it still has may pass the old filter, so it may not pass at all.
-                    log.info("shut: %s", e, extra=fields(interface=port.label))
-                    programs.append((port, bpf.REJECT_ALL))
-        self._bank = bank
-        for port, program in programs:
-            port.refilter(program)
-            port.describe_filter(bank.user)
-
     def _guard(self, wanted: Any) -> bool:
-        """Leaves the uploader's addresses out of every capture. False when that cannot be: it must not connect."""
-        try:
-            flows = {filters.checked_flow(str(address), int(port)) for address, port in wanted}
-        except (ValueError, TypeError):
-            log.error("the uploader named an impossible address")  # noqa: TRY400  theirs, no traceback
-            return False
-        if len(flows) > filters.MAX_FLOWS:
-            return False
-        try:
-            if flows != self._bank.flows:
-                self._use(self._bank.with_flows(flows))
-        except ConfigurationError as e:
-            self._complain("the sensor's own upload cannot be excluded", why="; ".join(e.faults))
-            return False
-        return True
+        return self._gate.guard(wanted, self._ports.values())
 
     # -- children -------------------------------------------------------------------------------------------------
 
@@ -274,7 +259,11 @@ class Supervisor:
             self._look_at_s = self._look_at_s or time.monotonic() + _SETTLE_S
 
     def _start_uploader(self) -> None:
-        self._uplink.start(self._forge, self._all_ports())
+        try:
+            self._uplink.start(self._forge, self._all_ports())
+        except OSError as e:
+            self._complain("cannot start the uploader", why=e)
+            return
         self._selector.register(cast(int, self._uplink.fileno()), selectors.EVENT_READ, self._on_uploader)
 
     def _on_uploader(self) -> None:
@@ -326,11 +315,15 @@ class Supervisor:
     # -- time -----------------------------------------------------------------------------------------------------
 
     def _tick(self, now_s: float) -> None:
+        # A tick that is late by much means that everything stood still (a frozen container, a suspended machine): the
+        # children have not had their turn to beat either.
+        thawed = now_s - self._tick_at_s > _LATE_S
         self._tick_at_s = now_s + _TICK_S
         for port in self._ports.values():
             port.read_statistics()
+            self._gate.reopen(port)
         for process in (self._uplink.process, *(p.process for p in self._all_ports())):
-            if process is not None:
+            if process is not None and not thawed:
                 process.watch()
         if now_s >= self._stats_at_s:
             self._stats_at_s = now_s + _STATS_EVERY_S
@@ -340,7 +333,7 @@ class Supervisor:
     def _complain(self, what: str, **values: Any) -> None:
         omitted = self._sparse.due(f"{what} {values.get('interface', '')}", time.monotonic())
         if omitted is not None:
-            log.warning(what, extra=fields(**values, repeated=omitted))
+            log.warning(what, extra=fields(**values, **({"since_the_last_line": omitted} if omitted else {})))
 
     # -- stop -----------------------------------------------------------------------------------------------------
 
@@ -372,7 +365,8 @@ class Supervisor:
         for port in self._all_ports():
             books = port.books(slots_lost=True)
             where = fields(interface=port.label)
-            log.info("books closed: %s", books, extra=where)
+            undelivered = books.received - books.delivered
+            log.log(logging.WARNING if undelivered else logging.INFO, "books closed: %s", books, extra=where)
             if not books.balanced:
                 log.error("the books do not balance", extra=where)
 

@@ -40,15 +40,21 @@ class Uplink:
         self._draining = False
 
     def start(self, forge: Forge, ports: Iterable[Port]) -> None:
-        """Forks an uploader and tells it everything."""
+        """Forks an uploader and tells it everything. OSError when there is no process to be had, which backs off."""
         ours, theirs = Channel.pair()
         plan, context, heartbeat = self._plan, self._context, self._heartbeat
 
         def work(signals: Signals) -> Exit:
             return Uploader(plan, theirs, context, heartbeat).run(signals)
 
-        self.process = forge.spawn(self.child.name, heartbeat, (theirs.fileno(),), work)
-        theirs.close()
+        try:
+            self.process = forge.spawn(self.child.name, heartbeat, (theirs.fileno(),), work)
+        except OSError:
+            ours.close()
+            self.child.could_not_start(time.monotonic())
+            raise
+        finally:
+            theirs.close()
         self.child.started(time.monotonic())
         self._channel = ours
         for port in ports:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pwd
 import re
 import socket
+import ssl
 from collections.abc import Mapping
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -26,6 +27,7 @@ KEY_FILE: Final = "VSENSOR_HMAC_KEY_FILE"
 DEVICE: Final = "OSSENSOR_NETWORK_DEVICE"
 EXCLUDE: Final = "NETWORK_DEVICE_EXCLUDELIST"
 INCLUDE: Final = "NETWORK_DEVICE_INCLUDELIST"
+CA_FILE: Final = "VSENSOR_CA_FILE"
 CONFIG_PATH: Final = "OSSENSOR_CONFIG_PATH"
 SENSOR_NAME: Final = "OSSENSOR_SENSOR_NAME"
 BPF: Final = "BPF"
@@ -111,6 +113,16 @@ def _readable(text: str) -> Path | None:
             file.read(1)
     except OSError as e:
         raise ValueError(e.strerror) from e
+    return path
+
+
+def _certificates(text: str) -> Path | None:
+    path = _readable(text)
+    if path is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except OSError as e:  # ssl.SSLError is one
+            raise ValueError("no usable PEM certificates in it") from e
     return path
 
 
@@ -200,10 +212,10 @@ class Form(BaseSettings):
         "the path of a readable file with one line of UTF-8 text",
     )
     vsensor_port: _Whole = _number("VSENSOR_PORT", "The vSensor's port.", 1, 65535, default=443)
-    ca_file: Annotated[Path | None, BeforeValidator(_readable)] = _variable(
-        "VSENSOR_CA_FILE",
-        "Certificates (PEM) that the vSensor's must lead to. Empty: those of the system.",
-        "the path of a readable file",
+    ca_file: Annotated[Path | None, BeforeValidator(_certificates)] = _variable(
+        CA_FILE,
+        "Certificates (PEM) that the vSensor's must lead to, or its own. Empty: those of the system.",
+        "the path of a readable file of PEM certificates",
     )
     network_device: Annotated[tuple[str, ...] | None, BeforeValidator(_devices)] = _variable(
         DEVICE,

@@ -27,8 +27,15 @@ _LISTENING_WITHIN_S: Final = 20.0
 _STOP_WITHIN_S: Final = 40.0  # more than the sensor's own drain limit
 
 
+# What this script decides; every other variable of the environment reaches the sensor.
+DECIDED: Final = ("VSENSOR_HOSTNAME", "VSENSOR_PORT", "VSENSOR_HMAC_KEY", "VSENSOR_CA_FILE", "OSSENSOR_CONFIG_PATH")
+
+
 def make_key() -> None:
+    """Raises PermissionError when an earlier run was somebody else's."""
     RUN.mkdir(mode=0o700, exist_ok=True)
+    if not os.access(RUN, os.R_OK | os.W_OK | os.X_OK):
+        raise PermissionError(RUN)
     if not KEY.exists():
         descriptor = os.open(KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -37,7 +44,7 @@ def make_key() -> None:
 
 def start(arguments: list[str], **more: str) -> subprocess.Popen[bytes]:
     """A command of ours in a session of its own: Ctrl-C is for this script, which stops them in order."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("OSSENSOR_", "VSENSOR_"))}
+    environ = {k: v for k, v in os.environ.items() if k not in DECIDED}
     environ |= {"VSENSOR_HMAC_KEY_FILE": str(KEY), **more}
     return subprocess.Popen(
         [str(OSSENSOR), *arguments],
@@ -84,11 +91,15 @@ def port_is_free() -> bool:
     return True
 
 
-def report() -> None:
-    print(f"\nStored under {STORE.relative_to(ROOT)}/:")
-    for file in sorted(STORE.glob("*/*/*.pcapng")):
+def report(since_s: float) -> None:
+    files = [file for file in sorted(STORE.glob("*/*/*.pcapng")) if file.stat().st_mtime >= since_s]
+    if not files:
+        print("\nNothing crossed the captured interfaces.")
+        return
+    print("\nStored in this run:")
+    for file in files:
         print(f"  {file.relative_to(ROOT)}  {file.stat().st_size:,} bytes")
-    print("Read one with: tshark -r FILE")
+    print(f"Read one with: {'sudo ' if 'SUDO_USER' in os.environ else ''}tshark -r FILE")
 
 
 def main() -> int:
@@ -96,11 +107,17 @@ def main() -> int:
     if not port_is_free():
         print(f"make run: {HOST}:{PORT} is in use; choose another: make run PORT=9443", file=sys.stderr)
         return 1
-    make_key()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    vsensor = start(["vsensor", "--listen", f"{HOST}:{PORT}", "--store", str(STORE)])
-    sensor = None
     try:
+        make_key()
+    except PermissionError:
+        print("make run: .run belongs to somebody else; use sudo make run, or remove it", file=sys.stderr)
+        return 1
+    since_s = time.time()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
+        signal.signal(number, signal.default_int_handler)
+    sensor = vsensor = None
+    try:
+        vsensor = start(["vsensor", "--listen", f"{HOST}:{PORT}", "--store", str(STORE)])
         if not wait_until_listening(vsensor):
             print("make run: the vSensor did not start", file=sys.stderr)
             return 1
@@ -115,14 +132,16 @@ def main() -> int:
         while sensor.poll() is None and vsensor.poll() is None:
             time.sleep(0.2)
         if sensor.returncode == 77:
-            print("make run: capturing needs CAP_NET_RAW; try: sudo make run", file=sys.stderr)
+            print("make run: try: sudo make run", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nStopping: the sensor first, so that its last packets arrive.", flush=True)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave one of them running
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave one of them running
         code = stop(sensor) if sensor is not None else 1
-        stop(vsensor)
-    report()
+        if vsensor is not None:
+            stop(vsensor)
+    report(since_s)
     return code
 
 

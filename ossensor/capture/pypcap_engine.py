@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 
 import pcap
 
@@ -26,9 +27,10 @@ from .engine import Take
 class PypcapEngine:
     """See engine.Engine. Closed by the end of its process: pypcap's close() must not run twice, nor after fork."""
 
-    def __init__(self, handle: pcap.pcap, strays: int) -> None:
+    def __init__(self, handle: pcap.pcap, strays: int, shut_ns: int) -> None:
         self._handle = handle
         self._strays = strays
+        self._shut_ns = shut_ns
         self.socket = socket.socket(fileno=os.dup(handle.fileno()))
         self.linktype = int(handle.datalink())
 
@@ -60,9 +62,10 @@ class PypcapEngine:
             # pypcap activates in its constructor, so a few packets can be in the ring before any filter. Shut the
             # door, and the kernel's count says exactly how many: read() passes over that many, and then opens.
             bpf.attach(sock, bpf.REJECT_ALL)
+            shut_ns = time.time_ns()
             strays = bpf.statistics(sock)
             bpf.attach(sock, program)
-        return cls(handle, strays.received - strays.dropped)
+        return cls(handle, strays.received - strays.dropped, shut_ns)
 
     def fileno(self) -> int:
         return int(self._handle.fileno())
@@ -73,8 +76,10 @@ class PypcapEngine:
         def on_packet(ts_ns: int, packet: bytes) -> None:
             nonlocal moved
             if self._strays:
-                self._strays -= 1
-                return
+                # On loopback the kernel counts both crossings and libpcap shows one: the time says where strays end.
+                self._strays = self._strays - 1 if ts_ns <= self._shut_ns else 0
+                if ts_ns <= self._shut_ns:
+                    return
             # pypcap does not tell the original length; with this snap length nothing that the ring holds is cut.
             take(ts_ns, packet, len(packet))
             moved += 1

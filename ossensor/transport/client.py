@@ -11,7 +11,9 @@ for here.
 from __future__ import annotations
 
 import hashlib
+import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from typing import Any, Final, cast
 
 import requests
 import requests.adapters
+import urllib3
+import urllib3.connection
 
 from . import protocol
 from .compression import compressor
@@ -30,6 +34,7 @@ from .signing import Key, Nonce, RefusedError, Reply, Request, sign_request, ver
 _CONNECT_TIMEOUT_S: Final = 5.0
 _REPLY_TIMEOUT_S: Final = 30.0
 _MAX_REPLY_BYTES: Final = 64 << 10
+_TCP_INFO_BYTES: Final = 128  # up to and with tcpi_bytes_acked, since Linux 4.1
 
 
 class Kind(Enum):
@@ -68,18 +73,32 @@ class Result:
     wire_bytes: int = 0
     vsensor_time_s: int | None = None
     retry_after_s: float = 0.0
+    trouble: str = ""  # NO_ANSWER: what to do about it, in words
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    """Connects to a literal address, and verifies the certificate for the name that was configured."""
+    """Connects to a literal address, and verifies the certificate for the name that was configured.
 
-    def __init__(self, host: str, context: ssl.SSLContext) -> None:
+    `connected` is told each new socket.
+    """
+
+    def __init__(self, host: str, context: ssl.SSLContext, connected: Callable[[Any], None]) -> None:
+        class Connection(urllib3.connection.HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                connected(self.sock)
+
+        class Pool(urllib3.HTTPSConnectionPool):
+            ConnectionCls = Connection
+
+        self._pool_class = Pool
         # OpenSSL checks the name. `assert_hostname` would have urllib3 do it, and log the certificate by itself.
         self._tls: dict[str, Any] = {"ssl_context": context, "server_hostname": host}
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:  # noqa: FBT001, FBT002  the base class's signature
         super().init_poolmanager(connections, maxsize, block, **kwargs, **self._tls)
+        self.poolmanager.pool_classes_by_scheme = {"https": self._pool_class}
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:  # noqa: ARG002
         """Requests would load certifi's roots into our context here; the context already says whom to trust."""
@@ -97,21 +116,37 @@ class Client:
     """One connection's worth of sending; each sender thread has its own."""
 
     def __init__(self, host: str, port: int, key: Key, context: ssl.SSLContext, user_agent: str) -> None:
-        self._host = host.strip("[]")
+        self._host = host.strip("[]").rstrip(".")  # certificates name no root
         self._port = port
         self._key = key
         self._context = context
         self._user_agent = user_agent
         self.authority = host if port == 443 else f"{host}:{port}"
         self._session: requests.Session | None = None
+        self._socket: Any = None
         self._compressor = compressor()
 
     def _open(self) -> requests.Session:
         if self._session is None:
             self._session = requests.Session()
             self._session.trust_env = False
-            self._session.mount("https://", _Adapter(self._host, self._context))
+            self._session.mount("https://", _Adapter(self._host, self._context, self._connected))
         return self._session
+
+    def _connected(self, sock: Any) -> None:
+        self._socket = sock
+
+    def acknowledged_bytes(self) -> int:
+        """What the peer's TCP has acknowledged on this connection (tcpi_bytes_acked, linux/tcp.h); 0 without one.
+
+        For another thread than the one that sends: whether a slow line moves is not to be seen in any other way.
+        """
+        try:
+            information = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+            (acknowledged,) = struct.unpack_from("Q", information, _TCP_INFO_BYTES - 8)
+        except (AttributeError, OSError, struct.error):
+            return 0
+        return int(acknowledged)
 
     def close(self) -> None:
         if self._session is not None:
@@ -141,13 +176,13 @@ class Client:
                 status, headers = response.status_code, response.headers
         except (requests.RequestException, OSError) as e:
             self.close()
-            return result(Kind.NO_ANSWER, _named(e))
+            return result(Kind.NO_ANSWER, _named(e), trouble=_trouble(e))
         except Exception as e:
             # urllib3 lets a few of its own through while a body is read (ProtocolError, LocationParseError).
             if not type(e).__module__.startswith(("urllib3", "http.client")):
                 raise
             self.close()
-            return result(Kind.NO_ANSWER, _named(e))
+            return result(Kind.NO_ANSWER, _named(e), trouble=_trouble(e))
         return self._judge(request, status, headers, content, body, result)
 
     def _body(self, job: Job) -> memoryview | bytes:
@@ -187,10 +222,13 @@ class Client:
             outcome = Outcome(headers[protocol.FIELD_OUTCOME])
             vsensor_time_s = parse_number(headers[protocol.FIELD_TIME])
         except (RefusedError, MalformedError, KeyError, ValueError) as e:
-            hint = " (is VSENSOR_HMAC_KEY the same at both ends?)" if status == 401 else ""
+            hint = ": is VSENSOR_HMAC_KEY the same at both ends?" if status == 401 else ""
             self.close()
             return result(
-                Kind.NO_ANSWER, f"status {status} without a valid signature{hint}: {e}", retry_after_s=retry_after_s
+                Kind.NO_ANSWER,
+                f"status {status}: {e}",
+                retry_after_s=retry_after_s,
+                trouble=f"the vSensor's answer is not signed with our key{hint}",
             )
         given_up = Kind.REFUSED if outcome.permanent else Kind.AGAIN
         return result(
@@ -220,15 +258,26 @@ def _whole(response: requests.Response) -> bytes:
     return content
 
 
-def _named(error: BaseException) -> str:
-    """The innermost cause, which says what happened; the outer layers say through which pool."""
+def _innermost(error: BaseException) -> BaseException:
+    """What happened; the outer layers say through which pool."""
     while True:
         cause = getattr(error, "reason", None)
         if not isinstance(cause, BaseException):
             cause = error.args[0] if error.args and isinstance(error.args[0], BaseException) else None
         if cause is None:
-            return f"{type(error).__name__}: {error}"[:300]
+            return error
         error = cause
+
+
+def _named(error: BaseException) -> str:
+    cause = _innermost(error)
+    return f"{type(cause).__name__}: {cause}"[:300]
+
+
+def _trouble(error: BaseException) -> str:
+    if isinstance(_innermost(error), ssl.SSLCertVerificationError):
+        return "the vSensor's certificate is not accepted: VSENSOR_CA_FILE must lead to it, and it must bear the name"
+    return "the vSensor cannot be reached"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -83,7 +83,7 @@ class Batcher:
         self._packets += 1
         self._last_ns = ts_ns
         if self._dumps is not None:
-            self._dump(packet)
+            self._dump(ts_ns, packet)
 
     def _begin(self, ts_ns: int) -> pcapng.Section:
         # An odd version is a text half written: the old one serves for this section, and the next one looks again.
@@ -113,10 +113,15 @@ class Batcher:
         length = section.close(self._first_ns, self._last_ns, *self._producer.region.kernel_counts())
         self._producer.publish(self._slot, length)
         self._section = None
+        if self._dumps is not None and self._dumps.refused:
+            omitted, self._dumps.refused = self._dumps.refused, 0
+            left = fields(interface=self._opening.interface, packets_left_out=omitted)
+            log.log(PACKET, "not shown", extra=left)
         log.log(
             CHUNK,
             "chunk",
             extra=fields(
+                interface=self._opening.interface,
                 sequence=self._sequence - 1,
                 packets=self._packets,
                 bytes=length,
@@ -135,11 +140,12 @@ class Batcher:
         waiting = self._producer.region.count - self._producer.free - 1
         return None if waiting > _UPLOADER_BUSY_BATCHES else self._opened_s + self._max_age_s
 
-    def _dump(self, packet: bytes) -> None:
+    def _dump(self, ts_ns: int, packet: bytes) -> None:
         assert self._dumps is not None  # noqa: S101  for the type checker; the caller has looked
         if self._dumps.take(time.monotonic()):
             omitted, self._dumps.refused = self._dumps.refused, 0
-            log.log(PACKET, packet.hex(), extra=fields(bytes=len(packet), packets_left_out=omitted))
+            where = fields(interface=self._opening.interface, ts_ns=ts_ns, bytes=len(packet), packets_left_out=omitted)
+            log.log(PACKET, packet.hex(), extra=where)
 
 
 def rescue(producer: Producer) -> int:

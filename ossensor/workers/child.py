@@ -27,6 +27,10 @@ _STANDARD_FDS: Final = (0, 1, 2)
 HEARTBEAT_S: Final = 1.0  # a child beats at least this often; ten missed beats are a hang
 
 
+# Blocked across the fork, until the child can hear them.
+HELD_BACK: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+
 class Heartbeat:
     """A word of shared memory in which a child says that its loop turns. Written by the child, read by the parent."""
 
@@ -57,6 +61,7 @@ class Signals:
         self._write = write
         signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
 
     def fileno(self) -> int:
         return self._read.fileno()

@@ -48,9 +48,11 @@ _IN_FLIGHT_PER_STREAM: Final = 4
 _AGAIN_S: Final = 0.2
 # Retry-After is not signed: whoever stands in between may ask for any time, and gets the longest back-off of ours.
 _AGAIN_MAX_S: Final = 30.0
-# The drain ends early when nothing was settled for this long: a vSensor that is not there keeps nobody waiting, and
-# with the workers' drain before it the whole stop stays under five seconds.
+# The drain ends early when nothing moved for this long: a vSensor that is not there keeps nobody waiting, and with the
+# workers' drain before it the whole stop stays under five seconds.
 _DRAIN_PATIENCE_S: Final = 2.5
+# What a slow line must get across for that to be a move; more than a handshake or two.
+_DRAIN_MOVE_BYTES: Final = 64 << 10
 _STATS_EVERY_S: Final = 10.0
 # Well above what the client's own limits add up to on a slow line.
 _STUCK_S: Final = 120.0
@@ -110,6 +112,7 @@ class Uploader:
         self._nonce_run = secrets.token_hex(16)
         self._nonce_count = 0
         self._clock_offset_s = 0
+        self._answered = False
         self._sparse = Sparse()
         self._totals = Totals()
         self._stats_at_s = time.monotonic() + _STATS_EVERY_S
@@ -120,8 +123,9 @@ class Uploader:
         self._since_s: dict[BatchId, float] = {}  # of the attempts under way, oldest first
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
-        for number in range(SENDERS):
-            client = Client(plan.host, plan.port, plan.key, context, plan.application)
+        self._clients = [Client(plan.host, plan.port, plan.key, context, plan.application) for _ in range(SENDERS)]
+        self._moved_bytes = 0
+        for number, client in enumerate(self._clients):
             threading.Thread(target=self._sender, args=(client,), name=f"sender-{number}", daemon=True).start()
 
     # -- threads: nothing below this line touches the main thread's state -----------------------------------------
@@ -170,7 +174,7 @@ class Uploader:
             self._print_stats()
             if self._drained():
                 return Exit.DRAINED
-            if self._stuck():
+            if self._stuck() or self._channel.ended:
                 return Exit.GAVE_UP
 
     def _wait(self, signals: Signals) -> None:
@@ -180,7 +184,7 @@ class Uploader:
         for line in self._lines.values():
             poll.register(line.consumer.ready_read, select.POLLIN)
         now_s = time.monotonic()
-        until_s = now_s + HEARTBEAT_S
+        until_s = now_s + (HEARTBEAT_S if self._drain_since_s is None else HEARTBEAT_S / 4)
         if (due_s := self._endpoint.due_s()) is not None and len(self._window):
             until_s = min(until_s, due_s)
         if self._may_send() and (due_s := self._window.due_s()) is not None:
@@ -276,7 +280,7 @@ class Uploader:
     def _complain(self, what: str, **values: Any) -> None:
         omitted = self._sparse.due(what, time.monotonic())
         if omitted is not None:
-            log.warning(what, extra=fields(**values, repeated=omitted))
+            log.warning(what, extra=fields(**values, **({"since_the_last_line": omitted} if omitted else {})))
 
     def _conclude(self, result: Result) -> None:
         job = result.job
@@ -297,11 +301,13 @@ class Uploader:
         )
         now_s = time.monotonic()
         if result.kind is Kind.NO_ANSWER:
-            self._complain("no answer from the vSensor", host=self._plan.host, address=job.address, why=result.detail)
+            self._complain(result.trouble, host=self._plan.host, address=job.address, why=result.detail)
+            self._answered = False
             self._endpoint.failed(job.generation, now_s, result.retry_after_s)
             self._window.fail(stream, job.batch.sequence, now_s)
             return
-        if not self._endpoint.reachable:
+        if not self._answered:
+            self._answered = True
             log.info("the vSensor answers", extra=fields(host=self._plan.host, address=job.address))
         self._endpoint.succeeded(job.generation)
         if result.kind is Kind.AGAIN:
@@ -312,6 +318,8 @@ class Uploader:
         self._settle(result, stream, item)
 
     def _again(self, result: Result, stream: str, now_s: float) -> None:
+        if self._drain_since_s is not None:
+            self._drain_since_s = time.monotonic()  # it is there, and speaks
         if result.outcome is Outcome.STALE and result.vsensor_time_s is not None:
             # Only a signed reply may move our idea of the time, and only the offset: the clock stays its owner's.
             # A vSensor that has just started calls everything signed before that stale, with no offset at all.
@@ -382,4 +390,10 @@ class Uploader:
             return False
         if all(line.consumer.idle() for line in self._lines.values()):
             return True
+        moved_bytes = sum(client.acknowledged_bytes() for client in self._clients)
+        if moved_bytes >= self._moved_bytes + _DRAIN_MOVE_BYTES:
+            self._moved_bytes = moved_bytes
+            self._drain_since_s = time.monotonic()
+        # A connection that was replaced begins at nothing again.
+        self._moved_bytes = min(self._moved_bytes, moved_bytes)
         return time.monotonic() - self._drain_since_s > _DRAIN_PATIENCE_S

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from harness import frames, proc
 from harness.programs import Sensor
-from harness.world import PORT, World
+from harness.replay import replay
+from harness.world import PORT, World, tag_for
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
@@ -86,3 +87,22 @@ def test_a_vsensor_that_cannot_be_reached_does_not_hold_it_up(prepare: Callable[
     print(f"took {took_s:.2f} s")
     assert code == 0
     assert took_s < WITHIN_S
+
+
+def test_a_slow_line_is_waited_for_as_long_as_it_moves(world: World) -> None:
+    """8 Mbit/s, and as much in the slots as takes about five seconds: settled batches alone come too seldom to tell."""
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0")
+    sensor.wait_for("uploader ready")
+    world.send("cap0", 10)  # the connection stands
+    proc.eventually("the first frames are stored", lambda: world.holds("cap0", 10), timeout_s=20)
+    shape = "tc qdisc add dev up0 root tbf rate 8mbit burst 32k latency 50ms"
+    world.sensor.run(*shape.split())
+    frames_sent = frames.mixed(7, tag_for("cap0"), 8000)
+    replay(world.generator, {"cap0": frames_sent}, per_second=8000, folder=world.folder)
+
+    code, _ = sensor.terminate(timeout_s=35)
+
+    assert code == 0
+    assert len(world.stored("cap0")) == 10 + len(frames_sent)

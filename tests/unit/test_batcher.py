@@ -246,12 +246,14 @@ def test_levels_four_and_five_say_what_a_batch_and_a_packet_hold(
             queue.producer.listen()
         add(batcher, packet(n, 3))
     batcher.publish()
-    dumps = [r for r in caplog.records if r.levelno == PACKET]
+    shown = [r for r in caplog.records if r.levelno == PACKET]
+    dumps = [r for r in shown if r.getMessage() != "not shown"]
+    left_out = sum(vars(r)["fields"]["packets_left_out"] for r in shown)
     chunks = [vars(r)["fields"] for r in caplog.records if r.levelno == CHUNK]
 
     assert dumps[7].getMessage() == "070707"
-    assert vars(dumps[7])["fields"] == {"bytes": 3, "packets_left_out": 0}
-    assert len(dumps) == 100
+    assert vars(dumps[7])["fields"]["bytes"] == 3
+    assert (len(dumps), left_out) == (100, 50)
     assert [sum(c["packets"] for c in chunks), chunks[0]["sequence"], chunks[0]["span_ms"]] == [150, 0, 0.0]
 
 

@@ -608,7 +608,7 @@ def test_retry_after_is_read_from_an_unsigned_refusal_too_when_it_is_a_number(
 def test_an_unsigned_401_asks_whether_the_keys_agree(server: Server, client: Client) -> None:
     server.script = lambda _: raw(401, {}, b"")
 
-    assert "VSENSOR_HMAC_KEY the same at both ends" in client.send(job()).detail
+    assert "VSENSOR_HMAC_KEY the same at both ends" in client.send(job()).trouble
 
 
 def test_a_peer_cannot_make_the_explanation_long(server: Server, client: Client) -> None:

@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("capture.*", "transport.client"),
     ("workers.*",),
     ("spawn", "port"),
+    ("gate",),
     ("uplink",),
     ("supervisor",),
     ("start",),

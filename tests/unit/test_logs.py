@@ -103,6 +103,7 @@ def test_a_debug_level_shows_exactly_its_own_lines_and_those_below(
     logs.configure(debug, "text")
     for level in (logging.ERROR, logging.WARNING, INFO, STATS, SEND, ANTIGENA, CHUNK, PACKET, logging.DEBUG):
         log.log(level, "x")
+    logs.flush_briefly()
     shown = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
 
     always = ["ERROR", "WARNING", "INFO"]
@@ -113,6 +114,7 @@ def test_configuring_twice_leaves_one_handler(capsys: pytest.CaptureFixture[str]
     logs.configure(0, "text")
     logs.configure(0, "json")
     log.info("once")
+    logs.flush_briefly()
 
     assert len(capsys.readouterr().err.splitlines()) == 1
 
@@ -121,6 +123,7 @@ def test_libraries_speak_up_only_to_warn(capsys: pytest.CaptureFixture[str]) -> 
     logs.configure(5, "text")
     logging.getLogger("urllib3.connectionpool").info("chatter")
     logging.getLogger("urllib3.connectionpool").warning("trouble")
+    logs.flush_briefly()
 
     assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["trouble"]
 

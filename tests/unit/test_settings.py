@@ -183,7 +183,7 @@ def test_key_and_key_file_together_are_a_fault(given: Load, tmp_path: Path) -> N
 def test_the_collector_needs_a_key_and_nothing_else() -> None:
     assert load_vsensor_key({"VSENSOR_HMAC_KEY": SECRET, "VSENSOR_PORT": "x"}) == SECRET.encode()
     (fault,) = faults_of(lambda: load_vsensor_key({}))
-    assert fault.startswith("VSENSOR_HMAC_KEY: not given: nor is VSENSOR_HMAC_KEY_FILE")
+    assert fault.startswith("VSENSOR_HMAC_KEY: not given: give it, or VSENSOR_HMAC_KEY_FILE")
 
 
 @pytest.mark.parametrize("length_bytes,warnings", [(1, 1), (15, 1), (16, 0)])

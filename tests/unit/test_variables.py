@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+import certifi
 import pytest
 
 from ossensor.errors import ConfigurationError
@@ -52,7 +53,7 @@ ACCEPTED: list[tuple[str, str, str, object]] = [
     ("OSSENSOR_USER", "nobody", "user", "nobody"),
     ("OSSENSOR_USER", "1", "user", "1"),
     ("OSSENSOR_CAPTURE_CREDENTIAL_ENDPOINTS", "true", "capture_credential_endpoints", True),
-    ("VSENSOR_CA_FILE", "/etc/passwd", "ca_file", Path("/etc/passwd")),
+    ("VSENSOR_CA_FILE", certifi.where(), "ca_file", Path(certifi.where())),
 ]
 
 

@@ -40,6 +40,8 @@ class Program:
         self._process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.pid = self._process.pid
         self.lines: list[str] = []
+        self._reading = threading.Event()
+        self._reading.set()
         self._reader = threading.Thread(target=self._collect, daemon=True)
         self._reader.start()
 
@@ -48,6 +50,11 @@ class Program:
         with self._process.stderr as stderr:
             for line in stderr:
                 self.lines.append(line.rstrip("\n"))
+                self._reading.wait()
+
+    def stop_reading(self) -> None:
+        """From now on its standard error fills up, until it has ended."""
+        self._reading.clear()
 
     def running(self) -> bool:
         return self._process.poll() is None
@@ -74,6 +81,10 @@ class Program:
         assert found, f"never logged, or not {count} times: {message} {fields}\n{self.tail()}"
         return found[0]
 
+    def wait_for_line(self, part: str, timeout_s: float = 20) -> None:
+        """Returns once a line with this part is there."""
+        assert proc.happened(lambda: any(part in line for line in list(self.lines)), timeout_s), self.tail()
+
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
@@ -83,6 +94,8 @@ class Program:
             code = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout_s} s\n{self.tail()}") from None
+        finally:
+            self._reading.set()
         self._reader.join(timeout=5)
         return code
 
@@ -102,6 +115,7 @@ class Program:
             for pid in proc.tree(self.pid):
                 _kill(pid)
         self._process.wait()
+        self._reading.set()
         self._reader.join(timeout=5)
         print(f"--- the last lines of {self._process.args!r}\n{self.tail()}")
         assert not [line for line in self.lines if KEY in line], "the key is in the log"

@@ -1,0 +1,84 @@
+"""The filter in front of every captured interface, kept equal to what it should be at this moment.
+
+Invariant: a socket carries the effective filter of the present bank, or it is shut; never that of an earlier bank. So
+neither an address that was guarded, nor what the user excluded a moment ago, passes anywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from . import filters
+from .capture.filterbank import FilterBank
+from .children import State
+from .errors import ConfigurationError
+from .logs import fields
+from .port import Port
+from .ratelimit import Sparse
+
+log = logging.getLogger(__name__)
+
+
+class Gate:
+    """The present bank, and how ports come to it. Ports that drain are shut for good and left alone."""
+
+    def __init__(self, bank: FilterBank) -> None:
+        self.bank = bank
+        self._sparse = Sparse()
+
+    def program(self, interface: str) -> bytes:
+        """Of the present bank: ports outlive banks. Raises ConfigurationError and OSError."""
+        return self.bank.program(interface)
+
+    def use(self, bank: FilterBank, ports: Iterable[Port]) -> None:
+        """Puts another bank's filter on every port: compiled for all before one is changed.
+
+        Raises ConfigurationError, with nothing changed, when it does not compile.
+        """
+        programs: list[tuple[Port, bytes | None]] = []
+        for port in ports:
+            if port.capturing and port.child.state is not State.DRAINING:
+                try:
+                    programs.append((port, bank.program(port.interface.name)))
+                except OSError as e:
+                    self._complain(f"{port.label} is shut until its filter can be compiled", str(e))
+                    programs.append((port, None))
+        self.bank = bank
+        for port, program in programs:
+            port.refilter(program)
+            port.describe_filter(bank.user)
+
+    def reopen(self, port: Port) -> None:
+        """Tries again where a filter could not be compiled (the interface was down, or renamed at that moment)."""
+        if port.shut and port.capturing and port.child.state is not State.DRAINING:
+            with suppress(OSError, ConfigurationError):
+                port.refilter(self.program(port.interface.name))
+                log.info("open again", extra=fields(interface=port.label))
+
+    def guard(self, wanted: Any, ports: Iterable[Port]) -> bool:
+        """Leaves the uploader's addresses out of every capture. False when that cannot be: it must not connect."""
+        try:
+            flows = {filters.checked_flow(str(address), port) for address, port in wanted}
+        except (ValueError, TypeError):
+            log.error("the uploader named an impossible address")  # noqa: TRY400  theirs, no traceback
+            return False
+        if len(flows) > filters.MAX_FLOWS:
+            return False
+        # The kernel may still be sending for a dead uploader: its addresses stay out as long as there is room.
+        flows |= set(islice(self.bank.flows - flows, filters.MAX_FLOWS - len(flows)))
+        try:
+            if flows != self.bank.flows:
+                self.use(self.bank.with_flows(flows), ports)
+        except ConfigurationError as e:
+            self._complain("the sensor's own upload cannot be excluded", "; ".join(e.faults))
+            return False
+        return True
+
+    def _complain(self, what: str, why: str) -> None:
+        if self._sparse.due(what, time.monotonic()) is not None:
+            log.warning(what, extra=fields(why=why))

@@ -1,0 +1,82 @@
+"""What a critical reader found: moments at which the sensor once hung, ended, or went blind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from harness import proc
+from harness.programs import UPLOADER, worker_of
+from harness.world import World
+
+pytestmark = [pytest.mark.netns, pytest.mark.slow]
+
+
+def test_an_interface_excluded_while_its_worker_is_in_back_off_costs_nothing_else(world: World) -> None:
+    world.add_link("cap0", "cap1")
+    world.config.write_text("NETWORK_DEVICE_EXCLUDELIST=\n")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0", "cap1", changes={"NETWORK_DEVICE_EXCLUDELIST": None})
+    other = sensor.one(worker_of("cap1"))
+    for _ in range(4):  # so that the next back-off is long enough to be met
+        sensor.kill(worker_of("cap0"))
+
+    sensor.strike(worker_of("cap0"))
+    world.config.write_text("NETWORK_DEVICE_EXCLUDELIST=^cap0$\n")
+    os.kill(sensor.pid, signal.SIGHUP)
+
+    sensor.wait_for("interface no longer captured: excluded by the rules now", interface="cap0")
+    sensor.wait_for_line("books closed: ")
+    assert sensor.named(worker_of("cap0")) == []
+    assert sensor.one(worker_of("cap1")) == other
+    assert sensor.records("draining") == []
+    assert sensor.terminate()[0] == 0
+
+
+def test_a_filter_changed_while_the_interface_is_down_is_in_force_when_it_is_up_again(world: World) -> None:
+    world.add_link("cap0")
+    world.config.write_text("BPF=udp\n")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0", changes={"BPF": None})
+    world.sensor.run("ip", "link", "set", "cap0", "down")
+    world.config.write_text("BPF=\n")
+    os.kill(sensor.pid, signal.SIGHUP)
+    sensor.wait_for("settings read again")
+    world.sensor.run("ip", "link", "set", "cap0", "up")
+    world.generator.run("ip", "link", "set", "cap0", "up")
+    time.sleep(2.5)  # two ticks of the supervisor: nothing says that it looked and had nothing to do
+
+    before = world.arrived("cap0")
+    world.send("cap0", 100)
+    assert world.arrived("cap0") == before + 100
+    proc.eventually("all are stored", lambda: world.holds("cap0", 100), timeout_s=20)
+    assert sensor.terminate()[0] == 0
+
+
+def test_a_stop_does_not_wait_for_a_reader_of_the_log(world: World) -> None:
+    """Standard error is a pipe that is full and that nobody reads."""
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0", changes={"OSSENSOR_DEBUG": "5"})
+    sensor.stop_reading()
+    world.send("cap0", 2000, per_second=1000)
+
+    assert sensor.terminate()[0] == 0
+
+
+def test_a_freeze_of_everything_kills_nothing(world: World) -> None:
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0")
+    pids = [sensor.pid, sensor.one(UPLOADER), sensor.one(worker_of("cap0"))]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(11.5)  # longer than the ten seconds after which a silent child is taken for hung
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    time.sleep(2.5)
+
+    assert [sensor.pid, sensor.one(UPLOADER), sensor.one(worker_of("cap0"))] == pids
+    assert sensor.terminate()[0] == 0
