@@ -207,6 +207,8 @@ class Port:
                 self._fork(forge)
         if self.child.step(Event.STOP) is State.DRAINING and self.process is not None:
             self.process.signal(signal.SIGTERM)
+        elif self.process is None:
+            self._close_epoch(self.retiring or Reason.SHUTDOWN)  # no process to be had, and nobody left to read
 
     def ended(self, exit_code: int) -> int:
         """Takes in the worker's end; returns the packets that it leaves behind uncommitted.

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 
 import pytest
 from harness import proc
-from harness.programs import UPLOADER, worker_of
+from harness.programs import UPLOADER, Program, worker_of
 from harness.world import World
+
+_WITH_A_BUG = """
+from ossensor import cli, supervisor
+
+def tick(self, now_s, ticks=[]):
+    ticks.append(now_s)
+    self._tick_at_s = now_s + 1
+    if len(ticks) == 3:
+        raise ZeroDivisionError("a bug of ours")
+
+supervisor.Supervisor._tick = tick
+cli.main(["run"])
+"""
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
@@ -80,3 +94,16 @@ def test_a_freeze_of_everything_kills_nothing(world: World) -> None:
 
     assert [sensor.pid, sensor.one(UPLOADER), sensor.one(worker_of("cap0"))] == pids
     assert sensor.terminate()[0] == 0
+
+
+def test_a_bug_in_the_supervisor_ends_it_with_its_code_and_its_children_with_it(world: World) -> None:
+    world.add_link("cap0")
+    world.start_vsensor()
+    program = Program(world.sensor.inside(sys.executable, "-c", _WITH_A_BUG), world.settings({}))
+    program.wait_for("capturing")
+    children = proc.tree(program.pid)[1:]
+
+    assert len(children) == 2
+    assert proc.gone_within(children, 1.0, lambda: program.wait(20)) == set()
+    assert program.wait(20) == 70
+    assert any("ZeroDivisionError: a bug of ours" in line for line in program.lines)
