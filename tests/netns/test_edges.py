@@ -60,7 +60,7 @@ def test_a_filter_changed_while_the_interface_is_down_is_in_force_when_it_is_up_
     sensor.wait_for("settings read again")
     world.sensor.run("ip", "link", "set", "cap0", "up")
     world.generator.run("ip", "link", "set", "cap0", "up")
-    time.sleep(2.5)  # two ticks of the supervisor: nothing says that it looked and had nothing to do
+    sensor.wait_for("open again", interface="cap0")
 
     before = world.arrived("cap0")
     world.send("cap0", 100)
@@ -87,10 +87,12 @@ def test_a_freeze_of_everything_kills_nothing(world: World) -> None:
     pids = [sensor.pid, sensor.one(UPLOADER), sensor.one(worker_of("cap0"))]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(11.5)  # longer than the ten seconds after which a silent child is taken for hung
+    time.sleep(
+        11.5
+    )  # it is time itself that is tested: longer than the ten seconds after which a silent child is taken for hung
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
-    time.sleep(2.5)
+    time.sleep(2.5)  # two looks of the supervisor's, of which there is nothing to see
 
     assert [sensor.pid, sensor.one(UPLOADER), sensor.one(worker_of("cap0"))] == pids
     assert sensor.terminate()[0] == 0
