@@ -41,6 +41,7 @@ class Gate:
         Raises ConfigurationError, with nothing changed, when it does not compile.
         """
         programs: list[tuple[Port, bytes | None]] = []
+        ports = list(ports)
         for port in ports:
             if port.capturing and port.child.state is not State.DRAINING:
                 try:
@@ -50,7 +51,13 @@ class Gate:
                     programs.append((port, None))
         self.bank = bank
         for port, program in programs:
-            port.refilter(program)
+            try:
+                port.refilter(program)
+            except OSError as e:  # ENOMEM: net.core.optmem_max; a filter of one instruction fits where none else does
+                self._complain(f"{port.label} is shut until its filter fits", str(e))
+                with suppress(OSError):
+                    port.refilter(None)
+        for port in ports:
             port.describe_filter(bank.user)
 
     def reopen(self, port: Port) -> None:

@@ -16,9 +16,9 @@ import io
 import json
 import logging
 import multiprocessing
+import os
 import pickle
 import queue
-import sys
 import threading
 import time
 from multiprocessing.queues import Queue
@@ -41,6 +41,7 @@ _NAMES: Final = {STATS: "STATS", SEND: "SEND", ANTIGENA: "ANTIGENA", CHUNK: "CHU
 # A child's share: 1,000 records of a few hundred bytes wait at most, 500 a second pass. Level 5 on a busy interface
 # would otherwise cost more than the capture.
 _QUEUE_RECORDS: Final = 1000
+_STDERR: Final = 2
 _RECORDS_PER_S: Final = 500.0
 # A few seconds' worth for a reader that comes back; 10,000 lines are some megabytes.
 _OUTLET_LINES: Final = 10_000
@@ -115,7 +116,12 @@ class Outlet(logging.Handler):
         super().__init__()
         self._lines: queue.Queue[str] = queue.Queue(_OUTLET_LINES)
         self._left_out = 0
-        threading.Thread(target=self._write, name="log outlet", daemon=True).start()
+        self._thread = threading.Thread(target=self._write, name="log outlet", daemon=True)
+
+    def start(self) -> None:
+        """Begins to write. Called after privileges are limited: capabilities are a thread's, not a process's."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)
@@ -131,15 +137,26 @@ class Outlet(logging.Handler):
     def _write(self) -> None:
         while True:
             line = self._lines.get()
-            with contextlib.suppress(OSError, ValueError):  # nobody will ever read it: the pipe is closed
-                sys.stderr.write(line + "\n")
-                sys.stderr.flush()
+            # Not through sys.stderr: multiprocessing flushes that at each fork, and would wait for its lock, which a
+            # full pipe holds. OSError: nobody will ever read it, the pipe is closed.
+            rest = (line + "\n").encode("utf-8", "backslashreplace")
+            with contextlib.suppress(OSError):
+                while rest:
+                    rest = rest[os.write(_STDERR, rest) :]
             self._lines.task_done()
 
     def flush_briefly(self, at_most_s: float = 0.5) -> None:
         """Gives what is queued a moment to be written."""
+        self.start()
         with self._lines.all_tasks_done:
             self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, at_most_s)
+
+
+def start() -> None:
+    """Lets the first process's lines out; see Outlet.start."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Outlet):
+            handler.start()
 
 
 def flush_briefly() -> None:

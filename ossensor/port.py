@@ -123,10 +123,10 @@ class Port:
         self.region.set_filter_text(text)
 
     def refilter(self, program: bytes | None) -> None:
-        """Another filter; None lets nothing through, until the next call."""
-        self.shut = program is None
+        """Another filter; None lets nothing through, until the next call. OSError: the kernel did not take it."""
         if self._engine is not None:
             bpf.attach(self._engine.socket, program or bpf.REJECT_ALL)
+        self.shut = program is None
 
     def _shut_for_good(self) -> None:
         if self._engine is not None:

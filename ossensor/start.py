@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import ssl
 import sys
-import traceback
 from collections.abc import Mapping
 
 from . import __version__, logs
@@ -16,6 +17,7 @@ from .errors import ConfigurationError, Exit, PrivilegeError
 from .settings import Loaded, Settings, load
 from .variables import CA_FILE, CONFIG_PATH, KEY_FILE
 from .workers import privileges
+from .workers.child import HELD_BACK
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ def run(environ: Mapping[str, str]) -> Exit:
        could not be unmounted.
     7. The supervisor.
     """
+    # Held back until the loop can hear it: as PID 1, a SIGTERM that finds no handler would be ignored for good.
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
         loaded = load(environ)
         context = _tls_context(loaded.settings)
@@ -60,12 +64,11 @@ def run(environ: Mapping[str, str]) -> Exit:
     os.chdir("/")
     from .supervisor import Supervisor  # noqa: PLC0415  loads pypcap and requests, which a refusal need not wait for
 
-    supervisor = Supervisor(settings, context, _Reload(_anchored(environ, started_in), loaded))
     try:
-        code = supervisor.run()
-    except Exception:  # noqa: BLE001  the last frame: ours, told, and an exit code
+        code = Supervisor(settings, context, _Reload(_anchored(environ, started_in), loaded, started_in)).run()
+    except Exception:
         # Not by unwinding: multiprocessing would wait for children that wait for us. They die with this process.
-        traceback.print_exc()
+        log.critical("a bug ended the supervisor", exc_info=True)
         code = Exit.INTERNAL
     logs.flush_briefly()
     os._exit(code)
@@ -87,15 +90,25 @@ class _Reload:
     A config file that was there and is gone is a fault: without its lists the sensor would capture more than before.
     """
 
-    def __init__(self, environ: Mapping[str, str], loaded: Loaded) -> None:
+    def __init__(self, environ: Mapping[str, str], loaded: Loaded, folder: str) -> None:
         self._environ = environ
         self._loaded = loaded
+        self._folder = folder
 
     def __call__(self) -> Settings:
         path = self._loaded.settings.config_path
-        if any(source.startswith("file ") for source in self._loaded.sources.values()) and not path.exists():
-            raise ConfigurationError([f"{CONFIG_PATH}: {path}: was read at the start and is gone"])
-        self._loaded = load(self._environ)
+        try:
+            from_file = any(source.startswith("file ") for source in self._loaded.sources.values())
+            if from_file and not path.exists():
+                raise ConfigurationError([f"{CONFIG_PATH}: {path}: was read at the start and is gone"])
+            # Relative paths in the file mean the folder that we were started in, if we may still enter it.
+            with contextlib.suppress(OSError):
+                os.chdir(self._folder)
+            self._loaded = load(self._environ)
+        except OSError as e:
+            raise ConfigurationError([f"{CONFIG_PATH}: {path}: {e.strerror}"]) from e
+        finally:
+            os.chdir("/")
         for warning in self._loaded.warnings:
             log.warning(warning)
         return self._loaded.settings

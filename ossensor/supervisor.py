@@ -22,7 +22,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final, cast
 
-from . import __version__
+from . import __version__, logs
 from .accounting import Reason
 from .capture.filterbank import FilterBank
 from .children import State, describe
@@ -39,6 +39,7 @@ from .transport.protocol import interface_name_ok
 from .transport.signing import Key
 from .uplink import Uplink
 from .workers import privileges
+from .workers.child import HELD_BACK
 from .workers.uploader import Plan as UploaderPlan
 
 log = logging.getLogger(__name__)
@@ -104,10 +105,12 @@ class Supervisor:
         signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
         self._selector.register(self._wake, selectors.EVENT_READ, self._on_signals)
         self._doorbell = Doorbell()
         self._selector.register(self._doorbell, selectors.EVENT_READ, self._on_doorbell)
         privileges.limit_supervisor()
+        logs.start()
         self._start_uploader()
         while self._phase is not Phase.OVER:
             for key, _ in self._selector.select(self._timeout_s()):

@@ -41,7 +41,11 @@ class Uplink:
 
     def start(self, forge: Forge, ports: Iterable[Port]) -> None:
         """Forks an uploader and tells it everything. OSError when there is no process to be had, which backs off."""
-        ours, theirs = Channel.pair()
+        try:
+            ours, theirs = Channel.pair()
+        except OSError:
+            self.child.could_not_start(time.monotonic())
+            raise
         plan, context, heartbeat = self._plan, self._context, self._heartbeat
 
         def work(signals: Signals) -> Exit:

@@ -62,6 +62,7 @@ class Batcher:
         self._dumps = Bucket(_DUMPS_PER_S, int(_DUMPS_PER_S)) if log.isEnabledFor(PACKET) else None
         longest = opening.prologue("x" * pcapng.LONGEST_FILTER_BYTES)
         self._per_slot = pcapng.blocks_in_empty_section(producer.region.slot_bytes, longest, self._block_bytes)
+        self._busy_batches = min(_UPLOADER_BUSY_BATCHES, producer.region.count // 2)
         if self._per_slot < 1:
             raise AssertionError("a slot cannot hold one packet of the largest size")
 
@@ -138,7 +139,7 @@ class Batcher:
         if self._section is None:
             return None
         waiting = self._producer.region.count - self._producer.free - 1
-        return None if waiting > _UPLOADER_BUSY_BATCHES else self._opened_s + self._max_age_s
+        return None if waiting > self._busy_batches else self._opened_s + self._max_age_s
 
     def _dump(self, ts_ns: int, packet: bytes) -> None:
         assert self._dumps is not None  # noqa: S101  for the type checker; the caller has looked

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from harness import proc
@@ -109,3 +110,19 @@ def test_a_bug_in_the_supervisor_ends_it_with_its_code_and_its_children_with_it(
     assert proc.gone_within(children, 1.0, lambda: program.wait(20)) == set()
     assert program.wait(20) == 70
     assert any("ZeroDivisionError: a bug of ours" in line for line in program.lines)
+
+
+def test_no_thread_of_the_supervisor_keeps_more_privilege_than_its_loop(world: World) -> None:
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0")
+
+    kept = set()
+    for status in Path(f"/proc/{sensor.pid}/task").glob("*/status"):
+        values = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        kept.add((values["CapEff"].strip(), values["NoNewPrivs"].strip()))
+
+    assert len(kept) == 1
+    (effective, no_new_privs) = kept.pop()
+    assert int(effective, 16) & ~(1 << 13 | 1 << 7 | 1 << 6 | 1 << 5) == 0
+    assert no_new_privs == "1"

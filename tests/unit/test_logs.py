@@ -98,34 +98,34 @@ def from_child(work: Callable[[ChildHandler], None]) -> Kept:
 
 @pytest.mark.parametrize("debug", range(6))
 def test_a_debug_level_shows_exactly_its_own_lines_and_those_below(
-    debug: int, capsys: pytest.CaptureFixture[str]
+    debug: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure(debug, "text")
     for level in (logging.ERROR, logging.WARNING, INFO, STATS, SEND, ANTIGENA, CHUNK, PACKET, logging.DEBUG):
         log.log(level, "x")
     logs.flush_briefly()
-    shown = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
+    shown = [line.split()[1] for line in capfd.readouterr().err.splitlines()]
 
     always = ["ERROR", "WARNING", "INFO"]
     assert shown == always + ["STATS", "SEND", "ANTIGENA", "CHUNK", "PACKET"][:debug]
 
 
-def test_configuring_twice_leaves_one_handler(capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuring_twice_leaves_one_handler(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(0, "text")
     logs.configure(0, "json")
     log.info("once")
     logs.flush_briefly()
 
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert len(capfd.readouterr().err.splitlines()) == 1
 
 
-def test_libraries_speak_up_only_to_warn(capsys: pytest.CaptureFixture[str]) -> None:
+def test_libraries_speak_up_only_to_warn(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(5, "text")
     logging.getLogger("urllib3.connectionpool").info("chatter")
     logging.getLogger("urllib3.connectionpool").warning("trouble")
     logs.flush_briefly()
 
-    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["trouble"]
+    assert [line.split()[-1] for line in capfd.readouterr().err.splitlines()] == ["trouble"]
 
 
 def record(**more: object) -> logging.LogRecord:
