@@ -13,6 +13,11 @@ from harness import proc
 from harness.programs import UPLOADER, Program, worker_of
 from harness.world import World
 
+# Time itself is what is tested: longer than the ten seconds after which a silent child is taken for hung, and then two
+# looks of the supervisor's, of which there is nothing to see.
+_FROZEN_S = 11.5
+_TWO_TICKS_S = 2.5
+
 _WITH_A_BUG = """
 from ossensor import cli, supervisor
 
@@ -88,12 +93,10 @@ def test_a_freeze_of_everything_kills_nothing(world: World) -> None:
     pids = [sensor.pid, sensor.one(UPLOADER), sensor.one(worker_of("cap0"))]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(
-        11.5
-    )  # it is time itself that is tested: longer than the ten seconds after which a silent child is taken for hung
+    time.sleep(_FROZEN_S)
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
-    time.sleep(2.5)  # two looks of the supervisor's, of which there is nothing to see
+    time.sleep(_TWO_TICKS_S)
 
     assert [sensor.pid, sensor.one(UPLOADER), sensor.one(worker_of("cap0"))] == pids
     assert sensor.terminate()[0] == 0
