@@ -39,12 +39,15 @@ $(VENV)/bin/python:
 	@if [ -n "$(PYTHON)" ]; then py="$(PYTHON)"; else py=/usr/bin/python3.11; fi; \
 	"$$py" -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+# The native loop is compiled by the install, so a change to it is a reason for one.
+NATIVE := $(wildcard ossensor/capture/native/*.[ch])
+
+$(VENV)/.installed: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	@echo "installing ossensor into $(VENV)"
 	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[vsensor]'
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml $(VENV)/.installed
+$(VENV)/.installed-test: pyproject.toml $(NATIVE) $(VENV)/.installed
 	@echo "installing the test tools into $(VENV)"
 	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[vsensor,test]'
 	@touch $@

@@ -12,6 +12,9 @@ from typing import Final
 from .backoff import Backoff
 from .errors import Exit
 
+# A fork and what follows it cost some ten milliseconds of processor time.
+RESTART_SPACING_S: Final = 0.05
+
 
 class State(Enum):
     """Where a child is in its life."""
@@ -80,10 +83,16 @@ class Child:
         self.step(Event.START)
         self._started_s = now_s
 
-    def ended(self, exit_code: int, now_s: float, healthy_s: float = 60.0) -> State:
-        """Takes in an exit, and sets the time of the next start where there is to be one."""
+    def ended(self, exit_code: int, now_s: float, healthy_s: float = 60.0, *, struck: bool = False) -> State:
+        """Takes in an exit, and sets the time of the next start where there is to be one.
+
+        `struck`: it was at work, and somebody killed it. Nothing says that its successor would fail, so that one
+        starts at once, but for a short rest that keeps the cost of dying without end below a fork's share of a core.
+        """
         state = self.step(verdict(exit_code))
-        if state is State.BACKOFF:
+        if state is State.BACKOFF and struck:
+            self.due_s = max(now_s, self._started_s + RESTART_SPACING_S)
+        elif state is State.BACKOFF:
             self.failures = 1 if now_s - self._started_s >= healthy_s else self.failures + 1
             self.due_s = now_s + self._backoff.failed(now_s, self._started_s)
         return state

@@ -7,7 +7,6 @@ neither an address that was guarded, nor what the user excluded a moment ago, pa
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import islice
@@ -16,10 +15,10 @@ from typing import Any
 from . import filters
 from .capture.filterbank import FilterBank
 from .children import State
+from .complaints import Complaints
 from .errors import ConfigurationError
 from .logs import fields
 from .port import Port
-from .ratelimit import Sparse
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ class Gate:
 
     def __init__(self, bank: FilterBank) -> None:
         self.bank = bank
-        self._sparse = Sparse()
+        self._complaints = Complaints(log)
 
     def program(self, interface: str) -> bytes:
         """Of the present bank: ports outlive banks. Raises ConfigurationError and OSError."""
@@ -47,14 +46,14 @@ class Gate:
                 try:
                     programs.append((port, bank.program(port.interface.name)))
                 except OSError as e:
-                    self._complain(f"{port.label} is shut until its filter can be compiled", str(e))
+                    self._complaints.say(f"{port.label} is shut until its filter can be compiled", why=e)
                     programs.append((port, None))
         self.bank = bank
         for port, program in programs:
             try:
                 port.refilter(program)
             except OSError as e:  # ENOMEM: net.core.optmem_max; a filter of one instruction fits where none else does
-                self._complain(f"{port.label} is shut until its filter fits", str(e))
+                self._complaints.say(f"{port.label} is shut until its filter fits", why=e)
                 with suppress(OSError):
                     port.refilter(None)
         for port in ports:
@@ -82,10 +81,6 @@ class Gate:
             if flows != self.bank.flows:
                 self.use(self.bank.with_flows(flows), ports)
         except ConfigurationError as e:
-            self._complain("the sensor's own upload cannot be excluded", "; ".join(e.faults))
+            self._complaints.say("the sensor's own upload cannot be excluded", why="; ".join(e.faults))
             return False
         return True
-
-    def _complain(self, what: str, why: str) -> None:
-        if self._sparse.due(what, time.monotonic()) is not None:
-            log.warning(what, extra=fields(why=why))

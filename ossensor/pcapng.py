@@ -92,8 +92,8 @@ class Section:
     """A section being written into `view`. Not reusable: one object, one section."""
 
     def __init__(self, view: memoryview, used: int) -> None:
-        self._view = view
-        self._room = len(view) - CLOSING_BYTES
+        self.view = view
+        self.room = len(view) - CLOSING_BYTES  # `used` grows up to here
         self.used = used
 
     @classmethod
@@ -106,7 +106,7 @@ class Section:
 
     def blocks_that_fit(self, block_bytes: int) -> int:
         """How many EPBs of at most `block_bytes` can still be added, whatever their contents."""
-        return (self._room - self.used) // block_bytes
+        return (self.room - self.used) // block_bytes
 
     def add(self, ts_ns: int, packet: bytes, original_length: int) -> bool:
         """False, and nothing written, when the packet does not fit."""
@@ -114,9 +114,9 @@ class Section:
         length = EPB_OVERHEAD + (captured + 3 & ~3)
         at = self.used
         end = at + length
-        if end > self._room:
+        if end > self.room:
             return False
-        view = self._view
+        view = self.view
         _EPB_HEAD.pack_into(view, at, EPB, length, 0, ts_ns >> 32, ts_ns & 0xFFFFFFFF, captured, original_length)
         body = at + _EPB_HEAD.size
         view[body : body + captured] = packet
@@ -130,9 +130,9 @@ class Section:
         """The length of the finished section. May be repeated over the same `used`: the bytes come out the same."""
         statistics = interface_statistics(start_ns, end_ns, received, dropped)
         end = self.used + len(statistics)
-        self._view[self.used : end] = statistics
-        (header_bytes,) = _LENGTH.unpack_from(self._view, 4)
-        struct.pack_into("<q", self._view, _SECTION_LENGTH_AT, end - header_bytes)
+        self.view[self.used : end] = statistics
+        (header_bytes,) = _LENGTH.unpack_from(self.view, 4)
+        struct.pack_into("<q", self.view, _SECTION_LENGTH_AT, end - header_bytes)
         return end
 
 

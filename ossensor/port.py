@@ -2,10 +2,12 @@
 
 Invariant: the supervisor alone reads the kernel's statistics (reading resets them), and whenever no worker is alive
 
-    received = kernel_drops + own drops + committed by workers + what a waiting engine's ring holds
+    received = kernel_drops + own drops + committed by workers + what the engine's ring still holds
 
-is exact: an epoch is closed by shutting its filter first, so that nothing is counted behind our back, and what its dead
-worker had not committed is booked under a reason.
+is exact. A ring outlives its reader: a killed worker's successor reads on, in the same epoch. An epoch is closed by
+shutting its filter first, so that nothing is counted behind our back; then what the ring still holds is counted in the
+ring itself, block by block, and booked under a reason, so that the sum proves something. Only pypcap hides its ring:
+there the rest is found by subtraction.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from .accounting import Books, Reason
+from .budget import Share
 from .capture import bpf
-from .capture.engine import Engine, open_engine
+from .capture.engine import Engine, Tuning, open_engine
 from .children import Child, Event, State
 from .errors import ConfigurationError, Exit, InterfaceGoneError, PrivilegeError
 from .interfaces import Interface
@@ -34,6 +37,8 @@ from .workers.capture import CaptureWorker, Plan
 from .workers.child import Heartbeat, Signals
 
 SLOT_BYTES: Final = 1 << 20
+# A worker that dies so often at one place of the ring will not get past it.
+_DEATHS_AT_ONE_PLACE: Final = 3
 # The kernel hands over a block at the latest after this; half a batch's age leaves the other half to the worker.
 _BLOCK_TIMEOUT_MAX_MS: Final = 100
 
@@ -43,9 +48,9 @@ class Recipe:
     """How every port of one sensor captures."""
 
     engine: str
-    ring_bytes: int
-    buffer_bytes: int
     batch_ms: int
+    snaplen: int
+    complete_checksums: bool
     application: str
 
     @property
@@ -60,7 +65,9 @@ class CannotCaptureError(Exception):
 class Port:
     """State of one interface in the supervisor. `program` gives the filter of the moment for an interface's name."""
 
-    def __init__(self, interface: Interface, queue_id: int, recipe: Recipe, program: Callable[[str], bytes]) -> None:
+    def __init__(
+        self, interface: Interface, queue_id: int, recipe: Recipe, share: Share, program: Callable[[str], bytes]
+    ) -> None:
         self.interface = interface
         # The name in the store. A live rename changes what the interface is opened by, not the stream's identity.
         self.label = interface.name
@@ -70,11 +77,12 @@ class Port:
         self.retiring: Reason | None = None
         self.pipes = Pipes.create()
         try:
-            self.region = Region.create(max(2, recipe.buffer_bytes // SLOT_BYTES), SLOT_BYTES)
+            self.region = Region.create(max(2, share.buffer_bytes // SLOT_BYTES), SLOT_BYTES)
         except OSError:
             self.pipes.close()
             raise
         self._recipe = recipe
+        self._tuning = Tuning(share.ring_bytes, recipe.block_timeout_ms, recipe.snaplen, recipe.complete_checksums)
         self._program = program
         self._heartbeat = Heartbeat()
         self.shut = False  # by want of a filter, not for the end
@@ -85,17 +93,15 @@ class Port:
         self._epoch_received = 0
         self._epoch_drops = 0
         self._own: Counter[Reason] = Counter()
+        self._died_at: list[int] = []  # of the deaths in a row that nobody else caused: where in the ring
 
     # -- the capture socket ---------------------------------------------------------------------------------------
 
     def _open(self) -> Engine:
         """A new engine, its filter still shut. Raises CannotCaptureError."""
-        recipe = self._recipe
         try:
-            return open_engine(
-                recipe.engine, self.interface, bpf.REJECT_ALL, recipe.ring_bytes, recipe.block_timeout_ms
-            )
-        except (InterfaceGoneError, PrivilegeError, OSError) as e:
+            return open_engine(self._recipe.engine, self.interface, bpf.REJECT_ALL, self._tuning)
+        except (ConfigurationError, InterfaceGoneError, PrivilegeError, OSError) as e:
             raise CannotCaptureError(str(e)) from e
 
     def _admit(self, engine: Engine) -> None:
@@ -112,7 +118,8 @@ class Port:
         self.shut = False
         self._epoch = secrets.token_bytes(16)
         self._epoch_received = self._epoch_drops = 0
-        self.region.set_kernel_counts(0, 0)
+        self._died_at.clear()
+        self.region.begin_epoch()
 
     @property
     def capturing(self) -> bool:
@@ -145,17 +152,24 @@ class Port:
             self._epoch_drops += counts.dropped
             self.region.set_kernel_counts(self._epoch_received, self._epoch_drops)
 
+    def _save(self) -> None:
+        """With the worker dead: hands on the batch that it was filling, and tells both sides to look."""
+        rescue(Producer(self.region, self.pipes.ready_write, self.pipes.free_read))
+        ring_for_dead(self.pipes)
+
     def _close_epoch(self, reason: Reason) -> int:
         """With the worker dead: saves its open batch, and books and returns what it leaves behind."""
-        if self._engine is None:
+        engine = self._engine
+        if engine is None:
             return 0
         self._shut_for_good()
         self.read_statistics()
-        rescue(Producer(self.region, self.pipes.ready_write, self.pipes.free_read))
-        ring_for_dead(self.pipes)
-        lost = self._received - self._kernel_drops - self._own.total() - self.region.committed()
+        self._save()
+        lost = engine.maybe_unread(self.region.consumed())
+        if lost is None:
+            lost = self._epoch_received - self._epoch_drops - self.region.committed_in_epoch()
         self._own[reason] += lost
-        self._engine.socket.close()
+        engine.socket.close()
         self._engine = None
         return lost
 
@@ -184,6 +198,7 @@ class Port:
             application=self._recipe.application,
             batch_s=self._recipe.batch_ms / 1000,
             block_timeout_s=self._recipe.block_timeout_ms / 1000,
+            snaplen=self._recipe.snaplen,
         )
 
         def work(signals: Signals) -> Exit:
@@ -202,6 +217,7 @@ class Port:
     def stop(self, forge: Forge) -> None:
         """Shuts the filter and has a worker read what the kernel still holds, forking one if none is alive."""
         self._shut_for_good()
+        self.read_statistics()
         if self.child.state is State.BACKOFF and self._engine is not None:
             with contextlib.suppress(CannotCaptureError):
                 self._fork(forge)
@@ -210,25 +226,49 @@ class Port:
         elif self.process is None:
             self._close_epoch(self.retiring or Reason.SHUTDOWN)  # no process to be had, and nobody left to read
 
-    def ended(self, exit_code: int) -> int:
-        """Takes in the worker's end; returns the packets that it leaves behind uncommitted.
+    @property
+    def maybe_reading_s(self) -> float | None:
+        """Since when the present worker, or the one that died last, has been reading; None if it never did."""
+        return self._heartbeat.maybe_reading_s
 
-        If it is to be replaced, its successor's socket takes over at once, whatever the back-off: the kernel's ring
-        bridges it. The new door opens before the old one shuts, so that no packet passes unseen. Those of the moment
-        between are in both rings; the old ring is read by nobody any more, so they are stored once, and counted once
-        too often: as received, and as left behind.
-        """
-        self.process = None
+    def ended(self, exit_code: int) -> int:
+        """Takes in the worker's end; returns the packets that are lost by it."""
+        process, self.process = self.process, None
         asked = self.child.state is State.DRAINING
-        state = self.child.ended(exit_code, time.monotonic())
+        hung = process is not None and process.hung
+        struck = exit_code == -signal.SIGKILL and not hung and self.maybe_reading_s is not None
+        state = self.child.ended(exit_code, time.monotonic(), struck=struck)
         if asked:
             return self._close_epoch(self.retiring or Reason.SHUTDOWN)
+        if self._engine is not None and self._engine.survives_reader and not self._hopeless(struck=struck):
+            self._save()
+            return 0
+        return self._replace_engine(
+            Reason.INTERFACE_GONE if exit_code == Exit.GAVE_UP else Reason.WORKER_DIED, reopen=state is State.BACKOFF
+        )
+
+    def _hopeless(self, *, struck: bool) -> bool:
+        """Whether workers keep dying, by themselves, over the same block of the ring."""
+        if struck:
+            return False
+        consumed = self.region.consumed()
+        self._died_at = [*(place for place in self._died_at if place == consumed), consumed]
+        return len(self._died_at) >= _DEATHS_AT_ONE_PLACE
+
+    def _replace_engine(self, reason: Reason, *, reopen: bool) -> int:
+        """Gives up the engine of a dead worker; returns the packets that are lost with it.
+
+        If the worker is to be replaced, its successor's socket takes over at once, whatever the back-off: the kernel's
+        ring bridges it. The new door opens before the old one shuts, so that no packet passes unseen. Those of the
+        moment between are in both rings; the old ring is read by nobody any more, so they are stored once, and counted
+        once too often: as received, and as left behind.
+        """
         successor = None
-        if state is State.BACKOFF:
+        if reopen:
             with contextlib.suppress(CannotCaptureError):
                 successor = self._open()
                 self._admit(successor)
-        lost = self._close_epoch(Reason.INTERFACE_GONE if exit_code == Exit.GAVE_UP else Reason.WORKER_DIED)
+        lost = self._close_epoch(reason)
         if successor is not None and successor.socket.fileno() >= 0:
             self._adopt(successor)
         return lost
@@ -243,14 +283,23 @@ class Port:
     # -- the end --------------------------------------------------------------------------------------------------
 
     def books(self, *, slots_lost: bool = False) -> Books:
-        """The interface's counts now; balanced as integers when no worker is alive."""
-        in_flight = self.region.in_flight()
+        """The interface's counts now.
+
+        While the engine is open, what is in flight is found by subtraction, because a worker moves packets meanwhile:
+        the counts balance by definition. When it is closed they balance because nothing is missing.
+        """
+        delivered = self.region.delivered()
         dropped = Counter(self._own)
         dropped.update(self.region.dropped())
+        if self._engine is not None:
+            self.read_statistics()  # after what is settled was read: the sum cannot be short of it
+            in_flight = self._received - self._kernel_drops - delivered - dropped.total()
+        else:
+            in_flight = self.region.in_flight()
         if slots_lost:
             dropped[Reason.SHUTDOWN] += in_flight
             in_flight = 0
-        return Books(self._received, self._kernel_drops, self.region.delivered(), in_flight, dict(dropped))
+        return Books(self._received, self._kernel_drops, delivered, in_flight, dict(dropped))
 
     def close(self) -> None:
         """Releases memory and descriptors. The uploader maps the region still, if it has anything of it left."""

@@ -15,7 +15,7 @@ import mmap
 import os
 import struct
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from .accounting import UPLOADER_REASONS, Reason
 
@@ -44,10 +44,13 @@ class Control(IntEnum):
     COUNT = 1
     SLOT_BYTES = 2
     COMMITTED = 8  # worker: packets committed to slots, all epochs
+    BLOCKS = 9  # worker: blocks of the current epoch's ring that are wholly in slots
+    SEQUENCE = 10  # worker: of the current epoch's next batch
     RECEIVED = 16  # supervisor: the current epoch's tp_packets
     KERNEL_DROPS = 17  # supervisor: the current epoch's tp_drops
     FILTER_VERSION = 18  # supervisor: of the text below; odd while it is being written
     FILTER_LENGTH = 19
+    EPOCH_START = 20  # supervisor: COMMITTED as it was when the epoch began
     DELIVERED = 24  # uploader: packets acknowledged
     DROPPED = 25  # uploader: the first of UPLOADER_REASONS
 
@@ -56,7 +59,7 @@ class Header(IntEnum):
     """Words of a slot's header."""
 
     STATE = 0
-    COMMIT = 1  # packets << 32 | bytes used: one store commits both
+    COMMIT = 1  # packets, ring blocks and bytes of the slot in one word (Commit): one store commits all three
     SEQUENCE = 2
     EPOCH_HIGH = 3
     EPOCH_LOW = 4
@@ -66,6 +69,30 @@ class Header(IntEnum):
     LENGTH = 8  # the closed section's
     SETTLE_WORD = 9  # redo log of settle(): which control word,
     SETTLE_VALUE = 10  # and the value it gets
+    RECEIVED = 11  # the epoch's tp_packets as the closed section has them,
+    KERNEL_DROPS = 12  # and its tp_drops
+    FIRST_PACKET = 13  # packets of the epoch in earlier batches
+    FINAL = 14  # 1: the epoch ended with this section
+    BLOCK_BASE = 15  # BLOCKS as it was when the slot was begun
+
+
+class Commit(NamedTuple):
+    """What of a slot survives its filler, packed into one word so that one store says it all."""
+
+    used_bytes: int  # a multiple of four, as everything in pcapng
+    packets: int
+    blocks: int
+
+    def pack(self) -> int:
+        return self.packets << 38 | self.blocks << 22 | self.used_bytes >> 2
+
+    @classmethod
+    def unpack(cls, word: int) -> Commit:
+        return cls((word & 0x3FFFFF) << 2, word >> 38, word >> 22 & 0xFFFF)
+
+
+# A slot that has taken this many blocks is published, however empty: the word above counts no further.
+MOST_BLOCKS: Final = 0xFFFF
 
 
 class Region:
@@ -134,8 +161,11 @@ class Region:
         for slot in range(self.count):
             state = self.state(slot)
             if state in {State.FILLING, State.READY} or (state == State.SETTLING and not self._counted(slot)):
-                total += self.header(slot, Header.COMMIT) >> 32
+                total += self.commit_of(slot).packets
         return total
+
+    def commit_of(self, slot: int) -> Commit:
+        return Commit.unpack(self.header(slot, Header.COMMIT))
 
     def _counted(self, slot: int) -> bool:
         """True when the counter that a SETTLING slot's redo log names has its new value already."""
@@ -145,14 +175,29 @@ class Region:
     def committed(self) -> int:
         """Packets that workers committed to slots, exact also after a worker's SIGKILL.
 
-        commit() stores the slot's word first and the total second; killed between the two, the slot knows more. The
-        slot's base makes its knowledge a total too, so the larger of the two is right.
+        commit() stores the slot's word first and the totals second; killed between the two, the slot knows more. The
+        slot's bases make its knowledge totals too, so the larger of the two is right. Here and in `consumed`.
         """
-        total = self.control(Control.COMMITTED)
-        for slot in range(self.count):
-            if self.state(slot) == State.FILLING:
-                total = max(total, self.header(slot, Header.BASE) + (self.header(slot, Header.COMMIT) >> 32))
-        return total
+        filling = (self.header(slot, Header.BASE) + self.commit_of(slot).packets for slot in self._filling())
+        return max(self.control(Control.COMMITTED), *filling, 0)
+
+    def consumed(self) -> int:
+        """Blocks of the current epoch's ring whose packets are committed: the next one to read comes after them."""
+        filling = (self.header(slot, Header.BLOCK_BASE) + self.commit_of(slot).blocks for slot in self._filling())
+        return max(self.control(Control.BLOCKS), *filling, 0)
+
+    def _filling(self) -> list[int]:
+        return [slot for slot in range(self.count) if self.state(slot) == State.FILLING]
+
+    def begin_epoch(self) -> None:
+        """A new capture socket: its batches, packets and blocks are counted from 0. No slot is FILLING."""
+        self.set_control(Control.EPOCH_START, self.control(Control.COMMITTED))
+        self.set_control(Control.BLOCKS, 0)
+        self.set_control(Control.SEQUENCE, 0)
+        self.set_kernel_counts(0, 0)
+
+    def committed_in_epoch(self) -> int:
+        return self.committed() - self.control(Control.EPOCH_START)
 
     def delivered(self) -> int:
         return self.control(Control.DELIVERED)

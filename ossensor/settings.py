@@ -62,10 +62,13 @@ class Settings:
     include: tuple[str, ...]
     bpf: str
     sensor_name: str
-    engine: Literal["auto", "pypcap"]
+    engine: Literal["auto", "ring", "pypcap"]
+    snaplen: int
+    complete_checksums: bool
     batch_ms: int
     ring_mb: int
     buffer_mb: int
+    memory_mb: int
     drain_s: int
     log_format: Literal["text", "json"]
     user: str

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from .accounting import UPLOADER_REASONS, Reason
-from .region import Control, Header, Region, State, is_settle_word
+from .region import Commit, Control, Header, Region, State, is_settle_word
 
 _DOORBELL = struct.Struct("<QQ")
 _ANY_SLOT: Final = 2**64 - 1  # a doorbell that names no slot: look at all headers
@@ -101,43 +101,61 @@ class Producer:
     def free(self) -> int:
         return len(self._free)
 
-    def begin(self, epoch: bytes, sequence: int) -> int:
-        """Takes a free slot for the batch and says which. IndexError when there is none: ask `free` first.
+    @property
+    def sequence(self) -> int:
+        """The sequence that the next batch will have."""
+        return self.region.control(Control.SEQUENCE)
 
-        A kill before the last store leaves the slot FREE, its header half written: nobody reads a FREE header.
+    def begin(self, epoch: bytes) -> int:
+        """Takes a free slot for the epoch's next batch and says which. IndexError when there is none: ask `free` first.
+
+        The slot that was freed last, because it is the one that the processor's cache still holds. A kill before
+        FILLING is stored leaves the slot FREE, its header half written: nobody reads a FREE header.
         """
-        slot = self._free.popleft()
+        slot = self._free.pop()
         self._known_free.discard(slot)
         region = self.region
         high, low = struct.unpack(">QQ", epoch)
+        committed, sequence = region.control(Control.COMMITTED), region.control(Control.SEQUENCE)
         region.set_header(slot, Header.COMMIT, 0)
         region.set_header(slot, Header.SEQUENCE, sequence)
         region.set_header(slot, Header.EPOCH_HIGH, high)
         region.set_header(slot, Header.EPOCH_LOW, low)
-        region.set_header(slot, Header.BASE, region.control(Control.COMMITTED))
+        region.set_header(slot, Header.BASE, committed)
+        region.set_header(slot, Header.BLOCK_BASE, region.control(Control.BLOCKS))
+        region.set_header(slot, Header.FIRST_PACKET, committed - region.control(Control.EPOCH_START))
         region.set_header(slot, Header.FIRST_NS, 0)
         region.set_header(slot, Header.LAST_NS, 0)
         region.set_header(slot, Header.STATE, State.FILLING)
+        # Killed here: orphan() finds the sequence in the slot.
+        region.set_control(Control.SEQUENCE, sequence + 1)
         return slot
 
-    def commit(self, slot: int, used: int, packets: int, first_ns: int, last_ns: int) -> None:
-        """From here on the slot's first `used` bytes, with `packets` packets in all, survive this process."""
+    def commit(self, slot: int, commit: Commit, first_ns: int, last_ns: int) -> None:
+        """From here on the slot's first `used_bytes`, and that its ring blocks are read, survive this process."""
         region = self.region
         region.set_header(slot, Header.FIRST_NS, first_ns)
         region.set_header(slot, Header.LAST_NS, last_ns)
-        region.set_header(slot, Header.COMMIT, packets << 32 | used)
-        # Killed here: Region.committed() takes the slot's word for it.
-        region.set_control(Control.COMMITTED, region.header(slot, Header.BASE) + packets)
+        region.set_header(slot, Header.COMMIT, commit.pack())
+        # Killed here: Region.committed() and Region.consumed() take the slot's word for it.
+        region.set_control(Control.COMMITTED, region.header(slot, Header.BASE) + commit.packets)
+        # Killed here: likewise.
+        region.set_control(Control.BLOCKS, region.header(slot, Header.BLOCK_BASE) + commit.blocks)
 
-    def publish(self, slot: int, length: int) -> None:
-        """Hands the closed section of `length` bytes to the uploader."""
-        self.region.set_header(slot, Header.LENGTH, length)
-        self.region.set_header(slot, Header.STATE, State.READY)
+    def publish(self, slot: int, closing: Closing) -> None:
+        """Hands the closed section to the uploader."""
+        region = self.region
+        region.set_header(slot, Header.LENGTH, closing.length)
+        region.set_header(slot, Header.RECEIVED, closing.received)
+        region.set_header(slot, Header.KERNEL_DROPS, closing.kernel_drops)
+        region.set_header(slot, Header.FINAL, int(closing.final))
+        region.set_header(slot, Header.STATE, State.READY)
         # Killed here: the doorbell is missing. The supervisor rings for a dead worker (ring_for_dead).
-        _ring(self._ready_write, slot, self.region.header(slot, Header.SEQUENCE))
+        _ring(self._ready_write, slot, region.header(slot, Header.SEQUENCE))
 
     def abandon(self, slot: int) -> None:
-        """Gives back a slot that holds no packet."""
+        """Gives back a slot that holds no packet, and its sequence with it."""
+        self.region.set_control(Control.SEQUENCE, self.region.header(slot, Header.SEQUENCE))
         self.region.set_header(slot, Header.STATE, State.FREE)
         self._offer(slot)
 
@@ -146,25 +164,34 @@ class Producer:
         region = self.region
         for slot in range(region.count):
             if region.state(slot) == State.FILLING:
-                # Killed between commit()'s two stores, the total lags behind the slot: mend it before anyone adds.
+                # Killed between two stores of begin() or commit(), the totals lag behind the slot: mend them before
+                # anyone adds.
                 region.set_control(Control.COMMITTED, region.committed())
-                commit = region.header(slot, Header.COMMIT)
+                region.set_control(Control.BLOCKS, region.consumed())
+                region.set_control(Control.SEQUENCE, region.header(slot, Header.SEQUENCE) + 1)
                 return Orphan(
                     slot,
-                    used=commit & 0xFFFFFFFF,
-                    packets=commit >> 32,
+                    region.commit_of(slot),
                     first_ns=region.header(slot, Header.FIRST_NS),
                     last_ns=region.header(slot, Header.LAST_NS),
                 )
         return None
 
 
+class Closing(NamedTuple):
+    """How a section was closed: its length, and the epoch's kernel counts as its statistics block has them."""
+
+    length: int
+    received: int = 0
+    kernel_drops: int = 0
+    final: bool = False
+
+
 class Orphan(NamedTuple):
     """A FILLING slot whose filler is dead: everything it had committed."""
 
     slot: int
-    used: int
-    packets: int
+    commit: Commit
     first_ns: int
     last_ns: int
 
@@ -186,6 +213,10 @@ class Batch:
     length: int
     first_ns: int
     last_ns: int
+    first_packet: int = 0  # packets of the epoch in earlier batches
+    received: int = 0  # the epoch's kernel counts, as the section's statistics block has them
+    kernel_drops: int = 0
+    final: bool = False  # the epoch ended with this batch
 
 
 class Consumer:
@@ -235,17 +266,20 @@ class Consumer:
         found = []
         for slot in slots:
             if slot < region.count and slot not in self._held and region.state(slot) == State.READY:
-                commit = region.header(slot, Header.COMMIT)
                 epoch = region.header(slot, Header.EPOCH_HIGH) << 64 | region.header(slot, Header.EPOCH_LOW)
                 found.append(
                     Batch(
                         slot,
                         epoch=f"{epoch:032x}",
                         sequence=region.header(slot, Header.SEQUENCE),
-                        packets=min(commit >> 32, region.slot_bytes // _SMALLEST_PACKET_BYTES),
+                        packets=min(region.commit_of(slot).packets, region.slot_bytes // _SMALLEST_PACKET_BYTES),
                         length=region.header(slot, Header.LENGTH),
                         first_ns=region.header(slot, Header.FIRST_NS),
                         last_ns=region.header(slot, Header.LAST_NS),
+                        first_packet=region.header(slot, Header.FIRST_PACKET),
+                        received=region.header(slot, Header.RECEIVED),
+                        kernel_drops=region.header(slot, Header.KERNEL_DROPS),
+                        final=region.header(slot, Header.FINAL) == 1,
                     )
                 )
         return found
@@ -257,7 +291,8 @@ class Consumer:
 
     def section(self, batch: Batch) -> memoryview | None:
         """The batch's bytes, not copied; None when its header cannot be true (settle it as CORRUPT)."""
-        if not 0 < batch.length <= self.region.slot_bytes or batch.sequence >= 2**63:
+        numbers = (batch.sequence, batch.first_packet, batch.received, batch.kernel_drops)
+        if not 0 < batch.length <= self.region.slot_bytes or max(numbers) >= 2**63:
             return None
         return self.region.slot(batch.slot)[: batch.length]
 

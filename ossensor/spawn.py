@@ -38,7 +38,7 @@ class Forge:
     ) -> Process:
         """A running child that does `work` with no privilege and only these descriptors. OSError: there is none."""
         handler = child_handler(name)
-        heartbeat.beat()
+        heartbeat.new_life()
         birth = Birth(name, os.getpid(), self._uid, self._gid, handler, heartbeat, keep_fds)
         process = _fork.Process(target=live, args=(birth, work), name=name, daemon=True)
         # Until the child has a wakeup descriptor of its own, a signal to it would be written to ours. Blocked, it waits
@@ -64,6 +64,11 @@ class Process:
         self._process = process
         self._heartbeat = heartbeat
         self._aborted_s: float | None = None
+
+    @property
+    def hung(self) -> bool:
+        """Whether it was ended by `watch`."""
+        return self._aborted_s is not None
 
     @property
     def exit_code(self) -> int | None:

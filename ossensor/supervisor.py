@@ -24,15 +24,18 @@ from typing import Any, Final, cast
 
 from . import __version__, logs
 from .accounting import Reason
+from .budget import Budget, Share
+from .capture.engine import filter_snaplen
 from .capture.filterbank import FilterBank
 from .children import State, describe
+from .complaints import Complaints
 from .errors import ConfigurationError, Exit
 from .gate import Gate
 from .interfaces import Interface, Rules, default_route_interfaces, enumerate_interfaces
 from .logs import STATS, fields
 from .netlink import Doorbell
+from .outages import Outages
 from .port import CannotCaptureError, Port, Recipe
-from .ratelimit import Sparse
 from .settings import Settings
 from .spawn import Forge, reap_strangers
 from .transport.protocol import interface_name_ok
@@ -46,6 +49,9 @@ log = logging.getLogger(__name__)
 
 _APPLICATION: Final = f"ossensor/{__version__}"
 _TICK_S: Final = 1.0
+# A worker that drains closes its last section with the last statistics: they are read again soon after the filter was
+# shut, when a processor that was handling a packet with the old filter has finished with it.
+_DRAINING_TICK_S: Final = 0.03
 _LATE_S: Final = 3.0
 _STATS_EVERY_S: Final = 10.0
 # Doorbells come in bursts (a bridge coming up rings dozens of times): look once per burst.
@@ -72,7 +78,7 @@ class Supervisor:
         self._reload = reload
         self._rules = Rules.from_settings(settings)
         self._forge = Forge(*privileges.user_ids(settings.user))
-        self._gate = Gate(FilterBank(settings.bpf, credential_endpoints=settings.capture_credential_endpoints))
+        self._gate = Gate(_first_bank(settings))
         self._ports: dict[int, Port] = {}  # by ifindex: a name can be given to another interface
         self._retired: dict[int, Port] = {}  # by queue: without a worker, waiting for the uploader to empty it
         self._next_queue = 1
@@ -84,7 +90,9 @@ class Supervisor:
         self._look_at_s: float | None = 0.0
         self._tick_at_s = 0.0
         self._stats_at_s = time.monotonic() + _STATS_EVERY_S
-        self._sparse = Sparse()
+        self._complaints = Complaints(log)
+        self._outages = Outages()
+        self._budget = Budget(settings.memory_mb, settings.ring_mb, settings.buffer_mb)
         self._waiting_said = False
 
     # -- start and loop -------------------------------------------------------------------------------------------
@@ -181,15 +189,13 @@ class Supervisor:
             routes = default_route_interfaces()
             existing = {i.index: i for i in enumerate_interfaces()}
         except OSError as e:
-            self._complain("cannot list the interfaces", why=e)
+            self._complaints.say("cannot list the interfaces", why=e)
             self._look_at_s = time.monotonic() + _RETRY_S
             return
         wanted = {n: i for n, i in existing.items() if self._rules.decide(i, routes).captured}
         self._retire_unwanted(existing, wanted)
-        for index, interface in wanted.items():
-            # libpcap cannot open an interface that is down; coming up rings.
-            if index not in self._ports and interface.up:
-                self._add(interface)
+        # libpcap cannot open an interface that is down; coming up rings.
+        self._add([i for index, i in wanted.items() if index not in self._ports and i.up])
         if not self._ports and not self._waiting_said:
             self._waiting_said = True
             seen = ", ".join(sorted(i.name for i in existing.values()))
@@ -204,36 +210,61 @@ class Supervisor:
             elif index not in wanted:
                 self._retire(port, Reason.SHUTDOWN, "excluded by the rules now")
             else:
-                if existing[index].up and not port.interface.up:
-                    port.child.hurry()
-                port.interface = existing[index]  # it may have been renamed
+                self._note_change(port, existing[index])
 
-    def _add(self, interface: Interface) -> None:
+    def _note_change(self, port: Port, now: Interface) -> None:
+        """The interface stays, with the socket on it; but it went down or up, or has another name."""
+        before, port.interface = port.interface, now
+        if before.up and not now.up:
+            self._outages.begin(port.label, time.monotonic())
+        elif now.up and not before.up:
+            port.child.hurry()
+            self._told_again(port)
+
+    def _told_again(self, port: Port) -> None:
+        outage_s = self._outages.maybe_end_s(port.label, time.monotonic())
+        if outage_s is not None:
+            log.info("captured again", extra=fields(interface=port.label, outage_s=round(outage_s, 3)))
+
+    def _add(self, interfaces: list[Interface]) -> None:
+        """Captures the interfaces, newcomers all; they share the memory that is left fairly."""
+        shares = self._budget.grant([i.index for i in interfaces])
+        for interface in interfaces:
+            if interface.index not in shares:
+                self._complaints.say(self._budget.refusal(), interface=interface.name)
+                self._look_at_s = time.monotonic() + _RETRY_S
+            elif not self._add_one(interface, shares[interface.index]):
+                self._budget.give_back(interface.index)
+
+    def _add_one(self, interface: Interface, share: Share) -> bool:
         if not interface_name_ok(interface.name):
-            self._complain("an interface's name cannot be sent", interface=repr(interface.name))
-            return
+            self._complaints.say("an interface's name cannot be sent", interface=repr(interface.name))
+            return False
         try:
-            port = Port(interface, self._next_queue, self._recipe, self._gate.program)
+            port = Port(interface, self._next_queue, self._recipe, share, self._gate.program)
         except OSError as e:
-            self._complain("no memory for an interface's slots", interface=interface.name, why=e.strerror)
+            self._complaints.say("no memory for an interface's slots", interface=interface.name, why=e.strerror)
             self._look_at_s = time.monotonic() + _RETRY_S
-            return
+            return False
         self._next_queue += 1
         self._ports[interface.index] = port
         port.describe_filter(self._gate.bank.user)
         self._uplink.hand_over(port)
         self._start_worker(port)
+        return True
 
     def _retire(self, port: Port, reason: Reason, why: str) -> None:
         """Stops capturing the interface; its batches are still delivered."""
         log.info("interface no longer captured: %s", why, extra=fields(interface=port.label))
         del self._ports[port.interface.index]
+        self._outages.begin(port.label, time.monotonic())
         self._retired[port.queue_id] = port
         port.retiring = reason
         self._stop_worker(port)
 
     def _stop_worker(self, port: Port) -> None:
         port.stop(self._forge)
+        self._tick_at_s = min(self._tick_at_s, time.monotonic() + _DRAINING_TICK_S)
         if not port.child.alive:
             self._worker_over(port)
 
@@ -258,14 +289,16 @@ class Supervisor:
         try:
             port.start(self._forge)
         except CannotCaptureError as e:
-            self._complain("cannot capture", interface=port.interface.name, why=e)
+            self._complaints.say("cannot capture", interface=port.interface.name, why=e)
             self._look_at_s = self._look_at_s or time.monotonic() + _SETTLE_S
+        else:
+            self._told_again(port)
 
     def _start_uploader(self) -> None:
         try:
             self._uplink.start(self._forge, self._all_ports())
         except OSError as e:
-            self._complain("cannot start the uploader", why=e)
+            self._complaints.say("cannot start the uploader", why=e)
             return
         self._selector.register(cast(int, self._uplink.fileno()), selectors.EVENT_READ, self._on_uploader)
 
@@ -278,6 +311,7 @@ class Supervisor:
         if port is None or port.child.alive:
             return
         del self._retired[port.queue_id]
+        self._budget.give_back(port.interface.index)
         log.info("books closed: %s", port.books(), extra=fields(interface=port.label))
         port.close()
 
@@ -293,7 +327,9 @@ class Supervisor:
 
     def _worker_ended(self, port: Port, exit_code: int) -> None:
         asked = port.child.state is State.DRAINING
-        where = fields(interface=port.label, how=describe(exit_code), lost=port.ended(exit_code))
+        since_s = port.maybe_reading_s
+        reading = {} if since_s is None else {"reading_s": round(since_s, 4)}
+        where = fields(interface=port.label, how=describe(exit_code), lost=port.ended(exit_code), **reading)
         if asked:
             log.info("worker stopped", extra=where)
         else:
@@ -321,9 +357,11 @@ class Supervisor:
         # A tick that is late by much means that everything stood still (a frozen container, a suspended machine): the
         # children have not had their turn to beat either.
         thawed = now_s - self._tick_at_s > _LATE_S
-        self._tick_at_s = now_s + _TICK_S
-        for port in self._ports.values():
+        draining = any(p.child.state is State.DRAINING for p in self._all_ports())
+        self._tick_at_s = now_s + (_DRAINING_TICK_S if draining else _TICK_S)
+        for port in self._all_ports():
             port.read_statistics()
+        for port in self._ports.values():
             self._gate.reopen(port)
         for process in (self._uplink.process, *(p.process for p in self._all_ports())):
             if process is not None and not thawed:
@@ -332,11 +370,6 @@ class Supervisor:
             self._stats_at_s = now_s + _STATS_EVERY_S
             for port in self._ports.values():
                 log.log(STATS, "capture stats", extra=fields(interface=port.label, **port.books().counts()))
-
-    def _complain(self, what: str, **values: Any) -> None:
-        omitted = self._sparse.due(f"{what} {values.get('interface', '')}", time.monotonic())
-        if omitted is not None:
-            log.warning(what, extra=fields(**values, **({"since_the_last_line": omitted} if omitted else {})))
 
     # -- stop -----------------------------------------------------------------------------------------------------
 
@@ -377,10 +410,18 @@ class Supervisor:
 def _recipe(settings: Settings) -> Recipe:
     return Recipe(
         engine=settings.engine,
-        ring_bytes=settings.ring_mb << 20,
-        buffer_bytes=settings.buffer_mb << 20,
         batch_ms=settings.batch_ms,
+        snaplen=settings.snaplen,
+        complete_checksums=settings.complete_checksums,
         application=f"{_APPLICATION} {platform.system()} {platform.release()}",
+    )
+
+
+def _first_bank(settings: Settings) -> FilterBank:
+    return FilterBank(
+        settings.bpf,
+        credential_endpoints=settings.capture_credential_endpoints,
+        snaplen=lambda kind: filter_snaplen(settings.engine, kind, settings.snaplen),
     )
 
 

@@ -37,6 +37,8 @@ OLD_NAMES: Final = {"NETWORK_DEVICE_BLACKLIST": EXCLUDE, "NETWORK_DEVICE_WHITELI
 DEFAULT_ROUTE: Final = ("default",)  # the value of network_device that is no list of names
 
 _MAX_KEY_FILE_BYTES: Final = 4096  # far above any key; /dev/zero given by mistake ends here
+# libpcap's MAXIMUM_SNAPLEN; 65535, its tools' former default, cuts super-frames.
+SNAPLEN_MAX_BYTES: Final = 262_144
 _MAX_HOST_CHARACTERS: Final = 253
 # Labels as the resolver takes them: Python's IDNA step raises UnicodeError for an empty label or one above 63.
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -248,13 +250,34 @@ class Form(BaseSettings):
         "The sensor's name at the vSensor. Empty: the host name.",
         "1 to 63 of A-Z a-z 0-9 . _ - beginning with a letter or digit",
     )
-    engine: Literal["auto", "pypcap"] = _variable("OSSENSOR_ENGINE", "What captures.", "auto or pypcap", default="auto")
+    engine: Literal["auto", "ring", "pypcap"] = _variable(
+        "OSSENSOR_ENGINE",
+        "What captures: `auto` takes the kernel's ring wherever it can.",
+        "auto, ring or pypcap",
+        default="auto",
+    )
+    snaplen: _Whole = _number(
+        "OSSENSOR_SNAPLEN", "Bytes of each packet that are kept.", 64, SNAPLEN_MAX_BYTES, default=SNAPLEN_MAX_BYTES
+    )
+    complete_checksums: _Flag = _variable(
+        "OSSENSOR_COMPLETE_CHECKSUMS",
+        "Whether checksums that the kernel left to the network card are finished in what is captured (`ring` only).",
+        _TRUTH,
+        default="true",
+    )
     batch_ms: _Whole = _number(
         "OSSENSOR_BATCH_MS", "Milliseconds after which a batch is sent though it is not full.", 10, 60_000, default=250
     )
-    ring_mb: _Whole = _number("OSSENSOR_RING_MB", "MiB of kernel ring for each interface.", 1, 1024, default=16)
+    ring_mb: _Whole = _number("OSSENSOR_RING_MB", "MiB of each interface's kernel ring, at most.", 1, 1024, default=16)
     buffer_mb: _Whole = _number(
-        "OSSENSOR_BUFFER_MB", "MiB of batches waiting for the vSensor, for each interface.", 4, 4096, default=32
+        "OSSENSOR_BUFFER_MB",
+        "MiB of each interface's batches that wait for the vSensor, at most.",
+        4,
+        4096,
+        default=32,
+    )
+    memory_mb: _Whole = _number(
+        "OSSENSOR_MEMORY_MB", "MiB of rings and buffers of all interfaces together.", 3, 1 << 20, default=256
     )
     drain_s: _Whole = _number(
         "OSSENSOR_DRAIN_SECONDS", "Seconds that delivering the rest may take at a stop.", 1, 600, default=25

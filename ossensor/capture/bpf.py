@@ -24,8 +24,8 @@ _PACKET_IGNORE_OUTGOING: Final = 23
 _INSTRUCTION = struct.Struct("HBBI")  # struct sock_filter
 _MAX_INSTRUCTIONS: Final = 4096  # BPF_MAXINSNS
 
-REJECT_ALL: Final = _INSTRUCTION.pack(0x06, 0, 0, 0)  # ret #0
-ACCEPT_ALL: Final = _INSTRUCTION.pack(0x06, 0, 0, 0xFFFFFFFF)  # ret #-1
+_RETURN: Final = 0x06
+REJECT_ALL: Final = _INSTRUCTION.pack(_RETURN, 0, 0, 0)
 
 # libpcap's MAXIMUM_SNAPLEN; also what a GRO super-frame needs. 65535, pypcap's default, cuts them.
 SNAPLEN_BYTES: Final = 262_144
@@ -79,18 +79,24 @@ def ignore_outgoing(sock: socket.socket) -> None:
     sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
 
 
-def compile_on(interface: str, expression: str) -> bytes:
-    """The program that libpcap makes of `expression` on this interface.
+def bound_index(sock: socket.socket) -> int | None:
+    """The index of the interface that a packet socket is bound to; None when that is gone."""
+    try:
+        return socket.if_nametoindex(sock.getsockname()[0])
+    except OSError:
+        return None
+
+
+def compile_on(interface: str, expression: str, snaplen: int = SNAPLEN_BYTES) -> bytes:
+    """The program that libpcap makes of `expression` on this interface, keeping `snaplen` bytes of what passes.
 
     Raises ConfigurationError when it does not compile there or is too long for the kernel, and OSError when the
     interface cannot be opened.
     """
     if not expression:
-        return ACCEPT_ALL
+        return _INSTRUCTION.pack(_RETURN, 0, 0, snaplen)
     # The snap length is compiled in: an accepting program returns how many bytes of the packet to keep.
-    handle = pcap.pcap(
-        name=interface, promisc=False, snaplen=SNAPLEN_BYTES, timeout_ms=1000, buffer_size=_COMPILE_RING_BYTES
-    )
+    handle = pcap.pcap(name=interface, promisc=False, snaplen=snaplen, timeout_ms=1000, buffer_size=_COMPILE_RING_BYTES)
     try:
         try:
             handle.setfilter(expression)

@@ -1,7 +1,8 @@
 """Packets into slots: where one batch ends and the next begins.
 
-Invariant: `room()` packets can be added whatever their lengths, so a packet that the engine has taken out of the kernel
-always has a place; and after `commit` every added packet is in a slot's committed part.
+Invariant: `room()` units (a packet of the largest size, a ring's block) can be added whatever they hold, so a packet
+that the engine has taken out of the kernel always has a place; and after `commit` every added packet is in a slot's
+committed part, in the same store as the count of ring blocks that it came from.
 """
 
 from __future__ import annotations
@@ -12,15 +13,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from ossensor import pcapng
+from ossensor.capture.engine import Grown, Place
 from ossensor.logs import CHUNK, PACKET, fields
 from ossensor.ratelimit import Bucket
-from ossensor.slots import Producer
+from ossensor.region import MOST_BLOCKS, Commit
+from ossensor.slots import Closing, Producer
 
 log = logging.getLogger(__name__)
 
 # Level 5 shows what crosses, it does not record it: 100 packets a second are more than anyone reads.
 _DUMPS_PER_S: Final = 100.0
 
+
+# The commit word counts blocks in 16 bits. A block in a slot takes up 32 bytes at least, so it takes an outage of hours
+# on a link with a packet now and then to get here; half of what fits leaves a ring's worth of room.
+_MANY_BLOCKS: Final = MOST_BLOCKS // 2
 
 # As many of one interface as the uploader sends at once; more than these are waiting for others.
 _UPLOADER_BUSY_BATCHES: Final = 4
@@ -42,93 +49,141 @@ class Opening:
 
 
 class Batcher:
-    """The batch being filled, if any, and the sequence of the next."""
+    """The batch being filled, if any: an engine's Sink."""
 
-    def __init__(self, producer: Producer, epoch: bytes, opening: Opening, max_age_s: float) -> None:
+    def __init__(
+        self, producer: Producer, epoch: bytes, opening: Opening, max_age_s: float, unit_bytes: int | None = None
+    ) -> None:
         self._producer = producer
         self._epoch = epoch
         self._opening = opening
         self._filter_version = -1
         self._prologue = b""
-        self._block_bytes = pcapng.largest_block(opening.snaplen)
+        self._unit_bytes = unit_bytes or pcapng.largest_block(opening.snaplen)
         self._max_age_s = max_age_s
-        self._sequence = 0
         self._slot = 0
         self._section: pcapng.Section | None = None
         self._packets = 0
+        self._blocks = 0
         self._first_ns = 0
         self._last_ns = 0
         self._opened_s = 0.0
+        self._uncommitted = False
         self._dumps = Bucket(_DUMPS_PER_S, int(_DUMPS_PER_S)) if log.isEnabledFor(PACKET) else None
         longest = opening.prologue("x" * pcapng.LONGEST_FILTER_BYTES)
-        self._per_slot = pcapng.blocks_in_empty_section(producer.region.slot_bytes, longest, self._block_bytes)
+        self._per_slot = pcapng.blocks_in_empty_section(producer.region.slot_bytes, longest, self._unit_bytes)
         self._busy_batches = min(_UPLOADER_BUSY_BATCHES, producer.region.count // 2)
         if self._per_slot < 1:
-            raise AssertionError("a slot cannot hold one packet of the largest size")
+            raise AssertionError("a slot cannot hold one unit of the largest size")
 
     def room(self) -> int:
-        """Packets that can be added now even if each is as long as the snap length allows."""
-        rest = self._section.blocks_that_fit(self._block_bytes) if self._section is not None else 0
+        """Units that can be added now even if each is as large as it may be."""
+        rest = self._section.blocks_that_fit(self._unit_bytes) if self._section is not None else 0
         return rest + self._producer.free * self._per_slot
+
+    # -- packet by packet -----------------------------------------------------------------------------------------
 
     def add(self, ts_ns: int, packet: bytes, original_length: int) -> None:
         """Adds one packet; begins the next slot when this one is full. The caller has asked `room` before."""
-        section = self._section
-        if section is None:
-            section = self._begin(ts_ns)
+        section = self._section or self._begin()
         if not section.add(ts_ns, packet, original_length):
             self.publish()
-            section = self._begin(ts_ns)
+            section = self._begin()
             if not section.add(ts_ns, packet, original_length):
                 raise AssertionError("room() promised that this packet fits")
+        if not self._packets:
+            self._first_ns = ts_ns
         self._packets += 1
         self._last_ns = ts_ns
+        self._uncommitted = True
         if self._dumps is not None:
             self._dump(ts_ns, packet)
 
-    def _begin(self, ts_ns: int) -> pcapng.Section:
+    def commit(self) -> None:
+        """Makes what was added survive this process. Called after every read."""
+        if self._section is not None and self._uncommitted:
+            commit = Commit(self._section.used, self._packets, self._blocks)
+            self._producer.commit(self._slot, commit, self._first_ns, self._last_ns)
+            self._uncommitted = False
+
+    # -- or in runs, written by the engine ------------------------------------------------------------------------
+
+    def place(self) -> Place | None:
+        section = self._section
+        if section is None:
+            if not self._producer.free:
+                return None
+            section = self._begin()
+        return Place(section.view, section.used, section.room)
+
+    def grown(self, grown: Grown) -> None:
+        section = self._section
+        if section is None:
+            raise AssertionError("grown() follows place()")
+        if self._dumps is not None:
+            for packet in pcapng.packets(section.view[section.used : grown.used]):
+                self._dump(packet.ts_ns, packet.data)
+        section.used = grown.used
+        if grown.packets:
+            if not self._packets:
+                self._first_ns = grown.first_ns
+            self._last_ns = grown.last_ns
+        self._packets += grown.packets
+        self._blocks += grown.blocks
+        self._uncommitted = True
+        self.commit()
+
+    # -- both -----------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> pcapng.Section:
         # An odd version is a text half written: the old one serves for this section, and the next one looks again.
         version = self._producer.region.filter_version
         if version != self._filter_version and (version % 2 == 0 or not self._prologue):
             self._prologue = self._opening.prologue(self._producer.region.filter_text())
             self._filter_version = version
-        self._slot = self._producer.begin(self._epoch, self._sequence)
-        self._sequence += 1
+        self._slot = self._producer.begin(self._epoch)
         self._section = pcapng.Section.open(self._producer.region.slot(self._slot), self._prologue)
-        self._packets = 0
-        self._first_ns = ts_ns
+        self._packets = self._blocks = 0
+        self._first_ns = self._last_ns = 0
         self._opened_s = time.monotonic()
         return self._section
 
-    def commit(self) -> None:
-        """Makes what was added survive this process. Called after every read."""
-        if self._section is not None:
-            self._producer.commit(self._slot, self._section.used, self._packets, self._first_ns, self._last_ns)
-
     def publish(self) -> None:
         """Hands the batch, if there is one, to the uploader."""
-        section = self._section
-        if section is None:
-            return
+        if self._section is not None:
+            self._close(self._section, final=False)
+
+    def finish(self) -> None:
+        """The epoch is over: its last section says so, and has its last counts, if only a slot is free for it."""
+        if self._section is None and self._producer.free:
+            self._begin()
+            self._first_ns = self._last_ns = time.time_ns()
+            self._uncommitted = True
+        if self._section is not None:
+            self._close(self._section, final=True)
+
+    def _close(self, section: pcapng.Section, *, final: bool) -> None:
         self.commit()
-        length = section.close(self._first_ns, self._last_ns, *self._producer.region.kernel_counts())
-        self._producer.publish(self._slot, length)
+        received, kernel_drops = self._producer.region.kernel_counts()
+        length = section.close(self._first_ns, self._last_ns, received, kernel_drops)
+        self._producer.publish(self._slot, Closing(length, received, kernel_drops, final))
         self._section = None
         if self._dumps is not None and self._dumps.refused:
             omitted, self._dumps.refused = self._dumps.refused, 0
             left = fields(interface=self._opening.interface, packets_left_out=omitted)
             log.log(PACKET, "not shown", extra=left)
-        log.log(
-            CHUNK,
-            "chunk",
-            extra=fields(
-                interface=self._opening.interface,
-                sequence=self._sequence - 1,
-                packets=self._packets,
-                bytes=length,
-                span_ms=round((self._last_ns - self._first_ns) / 1e6, 3),
-            ),
-        )
+        if log.isEnabledFor(CHUNK):
+            log.log(
+                CHUNK,
+                "chunk",
+                extra=fields(
+                    interface=self._opening.interface,
+                    sequence=self._producer.sequence - 1,
+                    packets=self._packets,
+                    bytes=length,
+                    span_ms=round((self._last_ns - self._first_ns) / 1e6, 3),
+                ),
+            )
 
     def due_s(self) -> float | None:
         """When the batch is to be published though it is not full, on the monotonic clock; None when that is no use.
@@ -138,6 +193,8 @@ class Batcher:
         """
         if self._section is None:
             return None
+        if self._blocks >= _MANY_BLOCKS:
+            return 0.0
         waiting = self._producer.region.count - self._producer.free - 1
         return None if waiting > self._busy_batches else self._opened_s + self._max_age_s
 
@@ -158,14 +215,16 @@ def rescue(producer: Producer) -> int:
     orphan = producer.orphan()
     if orphan is None:
         return 0
-    if not orphan.packets:
+    commit = orphan.commit
+    if not commit.packets:
         producer.abandon(orphan.slot)
         return 0
     view = producer.region.slot(orphan.slot)
-    if orphan.used > len(view) - pcapng.CLOSING_BYTES:
-        producer.publish(orphan.slot, 0)
+    if commit.used_bytes > len(view) - pcapng.CLOSING_BYTES:
+        producer.publish(orphan.slot, Closing(0))
         return 0
-    section = pcapng.Section(view, orphan.used)
-    length = section.close(orphan.first_ns, orphan.last_ns, *producer.region.kernel_counts())
-    producer.publish(orphan.slot, length)
-    return orphan.packets
+    section = pcapng.Section(view, commit.used_bytes)
+    received, kernel_drops = producer.region.kernel_counts()
+    length = section.close(orphan.first_ns, orphan.last_ns, received, kernel_drops)
+    producer.publish(orphan.slot, Closing(length, received, kernel_drops))
+    return commit.packets

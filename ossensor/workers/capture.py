@@ -1,9 +1,9 @@
 """The capture worker: packets from one engine into slots, one pcapng section a slot.
 
 Invariant: a packet that the engine has given is either committed to a slot, where it survives this process, or this
-process died between the two; the supervisor finds those by subtraction (kernel's count less committed) and counts them
-as worker_died. When no slot is free the worker does not read: the kernel's ring fills, and the kernel counts for us.
-Nothing here waits for the network, the disk or a log.
+process died between the two: then a ring still has it for the successor, and with pypcap the supervisor finds it by
+subtraction (kernel's count less committed) and counts it as worker_died. When no slot is free the worker does not read:
+the kernel's ring fills, and the kernel counts for us. Nothing here waits for the network, the disk or a log.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from ossensor.capture.bpf import SNAPLEN_BYTES
 from ossensor.capture.engine import Engine
 from ossensor.errors import Exit, InterfaceGoneError
 from ossensor.logs import fields
@@ -27,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # Packets per call of the engine: the loop looks at signals and ages between calls, some hundred times a second.
 _READ_AT_MOST: Final = 512
+# A drain takes this long at least: the supervisor reads the last statistics meanwhile, for the last section.
+_DRAIN_AT_LEAST_S: Final = 0.1
 # A drain that finds no free slot for this long leaves the ring to the supervisor's count.
 _DRAIN_PATIENCE_S: Final = 1.0
 
@@ -40,6 +41,7 @@ class Plan:
     epoch: bytes
     application: str
     batch_s: float
+    snaplen: int
     block_timeout_s: float  # how long the kernel may hold a packet before it shows it
 
 
@@ -51,45 +53,54 @@ class CaptureWorker:
         self._engine = engine
         self._producer = producer
         self._heartbeat = heartbeat
-        opening = Opening(plan.interface, engine.linktype, SNAPLEN_BYTES, plan.application)
+        opening = Opening(plan.interface, engine.linktype, plan.snaplen, plan.application)
         # The kernel may have held the first packet for one block timeout already; the batch's age counts that.
         max_age_s = max(0.0, plan.batch_s - plan.block_timeout_s)
-        self._batcher = Batcher(producer, plan.epoch, opening, max_age_s)
+        self._batcher = Batcher(producer, plan.epoch, opening, max_age_s, engine.unit_bytes)
         self._drain_until_s: float | None = None
 
     def run(self, signals: Signals) -> Exit:
         """Captures until SIGTERM, then drains: DRAINED, or GAVE_UP when the interface is gone."""
         where = fields(interface=self._plan.interface, ifindex=self._plan.ifindex, epoch=self._plan.epoch.hex())
+        self._engine.resume(self._producer.region.consumed())
         log.info("capturing", extra=where)
-        code = Exit.DRAINED
         try:
             self._loop(signals)
         except InterfaceGoneError as e:
             log.warning("the interface is gone: %s", e, extra=where)
-            code = Exit.GAVE_UP
-        self._batcher.publish()
-        return code
+            self._batcher.publish()
+            return Exit.GAVE_UP
+        if self._batcher.room():
+            self._batcher.finish()
+        else:
+            self._batcher.publish()  # something may be left that found no slot: these are not the epoch's last counts
+        return Exit.DRAINED
 
     def _loop(self, signals: Signals) -> None:
         poll = select.poll()
         poll.register(signals.fileno(), select.POLLIN)
         poll.register(self._producer.free_read, select.POLLIN)
+        engine_fd = self._engine.fileno()
         watching = False
+        self._read()
+        self._heartbeat.reading()
         while True:
             self._heartbeat.beat()
             # Without room the engine's descriptor stays readable, and polling it would spin.
             if (self._batcher.room() > 0) is not watching:
                 watching = not watching
                 if watching:
-                    poll.register(self._engine.fileno(), select.POLLIN)
+                    poll.register(engine_fd, select.POLLIN)
                 else:
-                    poll.unregister(self._engine.fileno())
-            poll.poll(self._timeout_ms())
-            self._producer.listen()
-            if signals.take() and self._drain_until_s is None:
-                # The supervisor has shut every filter by now. What was captured before becomes visible within one
-                # block timeout; three leave room for a late timer (measured exact in 60 of 60 stops).
-                self._drain_until_s = time.monotonic() + 3 * self._plan.block_timeout_s
+                    poll.unregister(engine_fd)
+            # Each event is asked about only when it is there: this loop turns for every block of a busy link.
+            for fd, event in poll.poll(self._timeout_ms()):
+                if fd == self._producer.free_read:
+                    self._producer.listen()
+                elif fd != engine_fd:
+                    self._hear(signals)
+                elif event & select.POLLERR and (why := self._engine.maybe_trouble()):
+                    log.info("the kernel says: %s", why, extra=fields(interface=self._plan.interface))
             moved = self._read()
             due_s = self._batcher.due_s()
             if due_s is not None and time.monotonic() >= due_s:
@@ -97,13 +108,17 @@ class CaptureWorker:
             if self._drained(moved):
                 return
 
+    def _hear(self, signals: Signals) -> None:
+        if signals.take() and self._drain_until_s is None:
+            # The supervisor has shut every filter by now. What was captured before becomes visible within one
+            # block timeout; three leave room for a late timer (measured exact in 60 of 60 stops).
+            wait_s = max(3 * self._plan.block_timeout_s, _DRAIN_AT_LEAST_S)
+            self._drain_until_s = time.monotonic() + wait_s
+
     def _read(self) -> int:
         """Packets moved. An engine that fails half way has given some, too: commit before the error goes up."""
-        room = self._batcher.room()
-        if not room:
-            return 0
         try:
-            return self._engine.read(self._batcher.add, min(room, _READ_AT_MOST))
+            return self._engine.read(self._batcher, _READ_AT_MOST)
         finally:
             self._batcher.commit()
 

@@ -32,12 +32,27 @@ HELD_BACK: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 class Heartbeat:
-    """A word of shared memory in which a child says that its loop turns. Written by the child, read by the parent."""
+    """Two words of shared memory in which a child says that its loop turns, and since when it does its work.
+
+    Written by the child, read by the parent; the parent clears the second before each life.
+    """
 
     def __init__(self) -> None:
         self._map = mmap.mmap(-1, mmap.PAGESIZE)
         self._word = memoryview(self._map).cast("Q")
+        self.new_life()
+
+    def new_life(self) -> None:
         self.beat()
+        self._word[1] = 0
+
+    def reading(self) -> None:
+        self._word[1] = time.monotonic_ns()
+
+    @property
+    def maybe_reading_s(self) -> float | None:
+        """Since when this life reads, on the monotonic clock; None when it does not yet."""
+        return self._word[1] / 1e9 or None
 
     def beat(self) -> None:
         self._word[0] = time.monotonic_ns()

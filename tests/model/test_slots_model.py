@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ossensor.accounting import UPLOADER_REASONS, Reason
-from ossensor.region import Region, State
-from ossensor.slots import Batch, Consumer, Pipes, Producer, ring_for_dead
+from ossensor.region import Commit, Region, State
+from ossensor.slots import Batch, Closing, Consumer, Pipes, Producer, ring_for_dead
 
 SLOT_BYTES = 4096
 MOST_PACKETS = SLOT_BYTES // 32
@@ -75,10 +75,11 @@ class Modelled:
     sequence: int
     packets: int
     body: bytes
+    first_packet: int
 
 
 class SlotsMachine(RuleBasedStateMachine):
-    """Random histories of one queue. An epoch is one producer's life, as in the supervisor."""
+    """Random histories of one queue. A producer's successor goes on in its epoch, as on a ring."""
 
     @initialize(count=st.integers(2, 4))
     def start(self, count: int) -> None:
@@ -93,6 +94,8 @@ class SlotsMachine(RuleBasedStateMachine):
         self.ready: dict[tuple[str, int], Modelled] = {}
         self.held: dict[tuple[str, int], Batch] = {}
         self.committed = 0
+        self.blocks = 0  # of the ring, in this epoch
+        self.epoch_start = 0
         self.delivered = 0
         self.dropped: Counter[Reason] = Counter()
         self.new_producer()
@@ -106,8 +109,15 @@ class SlotsMachine(RuleBasedStateMachine):
 
     def new_producer(self) -> None:
         self.producer = Producer(self.region, self.pipes.ready_write, self.pipes.free_read)
+
+    @precondition(lambda self: self.filling is None)
+    @rule()
+    def new_epoch(self) -> None:
+        """Another capture socket: what is counted by epoch begins anew."""
         self.epoch += 1
-        self.sequence = 0
+        self.sequence = self.blocks = 0
+        self.epoch_start = self.committed
+        self.region.begin_epoch()
 
     def new_consumer(self) -> None:
         self.consumer = Consumer(self.region, self.pipes.ready_read, self.pipes.free_write)
@@ -122,8 +132,12 @@ class SlotsMachine(RuleBasedStateMachine):
     @rule()
     def begin(self) -> None:
         raw, text = self.identity()
-        self.slot = self.producer.begin(raw, self.sequence)
-        self.filling = Modelled(text, self.sequence, 0, b"")
+        self.slot = self.producer.begin(raw)
+        self.note_begun(text)
+
+    def note_begun(self, epoch: str) -> None:
+        self.filling = Modelled(epoch, self.sequence, 0, b"", self.committed - self.epoch_start)
+        self.blocks_before = self.blocks
         self.sequence += 1
 
     def commit_to(self, more: int) -> tuple[Modelled, Callable[[], None]]:
@@ -135,7 +149,9 @@ class SlotsMachine(RuleBasedStateMachine):
         body = struct.pack("<II", self.epoch, before.sequence) * total
         self.region.slot(slot)[: len(body)] = body
         after = replace(before, packets=total, body=body)
-        return after, lambda: self.producer.commit(slot, len(body), total, 1, 2)
+        # As many blocks as packets: what is committed is committed of both.
+        blocks = self.blocks - self.blocks_before + after.packets - before.packets
+        return after, lambda: self.producer.commit(slot, Commit(len(body), total, blocks), 1, 2)
 
     @precondition(lambda self: self.filling is not None)
     @rule(more=st.integers(1, 9) | st.just(0))
@@ -147,13 +163,14 @@ class SlotsMachine(RuleBasedStateMachine):
     def book(self, after: Modelled) -> None:
         assert self.filling is not None
         self.committed += after.packets - self.filling.packets
+        self.blocks += after.packets - self.filling.packets
         self.filling = after
 
     def publish_act(self) -> Callable[[], None]:
         assert self.slot is not None
         assert self.filling is not None
         slot, length = self.slot, len(self.filling.body)
-        return lambda: self.producer.publish(slot, length)
+        return lambda: self.producer.publish(slot, Closing(length, self.committed, 7))
 
     @precondition(lambda self: self.filling is not None and self.filling.packets)
     @rule()
@@ -185,7 +202,12 @@ class SlotsMachine(RuleBasedStateMachine):
             model = self.ready[batch.epoch, batch.sequence]
             section = self.consumer.section(batch)
             assert section is not None
-            assert (batch.packets, bytes(section)) == (model.packets, model.body)
+            assert (batch.packets, batch.first_packet, bytes(section)) == (
+                model.packets,
+                model.first_packet,
+                model.body,
+            )
+            assert batch.kernel_drops == 7
             self.held[batch.epoch, batch.sequence] = batch
         assert self.consumer.held == len(self.held)
 
@@ -226,24 +248,22 @@ class SlotsMachine(RuleBasedStateMachine):
 
     def bury_producer(self) -> None:
         """What the supervisor does: close what the dead worker was filling, ring for it, and start a successor."""
-        assert self.region.committed() == self.committed  # known at once, before anything is mended
+        # Known at once, before anything is mended.
+        assert (self.region.committed(), self.region.consumed()) == (self.committed, self.blocks)
         orphan = Producer(self.region, self.pipes.ready_write, self.pipes.free_read).orphan()
         if self.filling is None:
             assert orphan is None
         else:
             assert orphan is not None
-            assert (orphan.slot, orphan.packets, orphan.used) == (
-                self.slot,
-                self.filling.packets,
-                len(self.filling.body),
-            )
+            assert (orphan.slot, orphan.commit[:2]) == (self.slot, (len(self.filling.body), self.filling.packets))
             undertaker = Producer(self.region, self.pipes.ready_write, self.pipes.free_read)
-            if orphan.packets:
-                undertaker.publish(orphan.slot, orphan.used)
+            if orphan.commit.packets:
+                undertaker.publish(orphan.slot, Closing(orphan.commit.used_bytes, self.committed, 7))
                 self.note_published()
             else:
                 undertaker.abandon(orphan.slot)
                 self.filling = None
+                self.sequence -= 1
         self.lose_doorbells()
         ring_for_dead(self.pipes)
         self.new_producer()
@@ -254,7 +274,7 @@ class SlotsMachine(RuleBasedStateMachine):
             with contextlib.suppress(BlockingIOError):
                 os.read(fd, 1 << 16)
 
-    @rule(now=RARELY, stores=st.integers(0, 8), more=st.integers(1, 9), publishing=st.booleans())
+    @rule(now=RARELY, stores=st.integers(0, 11), more=st.integers(1, 9), publishing=st.booleans())
     def producer_is_killed(self, stores: int, more: int, *, now: bool, publishing: bool) -> None:
         """Before a store of whatever it could be doing, or after the last."""
         if not now:
@@ -262,29 +282,29 @@ class SlotsMachine(RuleBasedStateMachine):
         if self.filling is None and self.producer.free:
             self.killed_in_begin(stores)
         elif self.filling is not None and self.filling.packets and publishing:
-            self.killed_in_publish(stores % 3)
+            self.killed_in_publish(stores % 6)
         elif self.filling is not None:
-            self.killed_in_commit(stores % 5, more)
+            self.killed_in_commit(stores % 6, more)
         self.bury_producer()
 
     def killed_in_begin(self, stores: int) -> None:
         raw, text = self.identity()
         free_before = {n for n in range(self.count) if self.region.state(n) == State.FREE}
-        survived = self.region.survives(stores, lambda: self.producer.begin(raw, self.sequence))
-        assert survived is (stores == 8)
-        if survived:
+        survived = self.region.survives(stores, lambda: self.producer.begin(raw))
+        assert survived is (stores == 11)
+        if stores >= 10:
             (self.slot,) = [n for n in free_before if self.region.state(n) == State.FILLING]
-            self.filling = Modelled(text, self.sequence, 0, b"")
+            self.note_begun(text)
 
     def killed_in_commit(self, stores: int, more: int) -> None:
         after, act = self.commit_to(more)
-        assert self.region.survives(stores, act) is (stores == 4)
+        assert self.region.survives(stores, act) is (stores == 5)
         if stores >= 3:
             self.book(after)
 
     def killed_in_publish(self, stores: int) -> None:
         survived = self.region.survives(stores, self.publish_act())
-        assert survived is (stores == 2)
+        assert survived is (stores == 5)
         if survived:
             self.note_published()
 
@@ -312,6 +332,7 @@ class SlotsMachine(RuleBasedStateMachine):
         in_flight = sum(m.packets for m in self.ready.values()) + (self.filling.packets if self.filling else 0)
         region = self.region
 
+        assert (region.consumed(), self.producer.sequence) == (self.blocks, self.sequence)
         assert region.committed() == self.committed == self.delivered + self.dropped.total() + in_flight
         assert (region.delivered(), region.in_flight()) == (self.delivered, in_flight)
         assert region.dropped() == {reason: self.dropped[reason] for reason in UPLOADER_REASONS}
@@ -337,9 +358,9 @@ def test_the_books_balance_when_the_uploader_dies_in_settle_and_has_no_successor
     assert isinstance(region, MortalRegion)
     pipes = Pipes.create()
     producer = Producer(region, pipes.ready_write, pipes.free_read)
-    slot = producer.begin(bytes(16), 0)
-    producer.commit(slot, 100, 3, 1, 2)
-    producer.publish(slot, 100)
+    slot = producer.begin(bytes(16))
+    producer.commit(slot, Commit(100, 3, 0), 1, 2)
+    producer.publish(slot, Closing(100))
     consumer = Consumer(region, pipes.ready_read, pipes.free_write)
     (batch,) = consumer.listen()
     region.survives(stores, lambda: consumer.settle(batch))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ossensor import pcapng
 from ossensor.logs import CHUNK, PACKET
 from ossensor.pcapng import CLOSING_BYTES, LONGEST_FILTER_BYTES, Packet
-from ossensor.region import Region, State
+from ossensor.region import Commit, Region, State
 from ossensor.slots import Batch, Consumer, Pipes, Producer, ring_for_dead
 from ossensor.workers.batcher import Batcher, Opening, rescue
 
@@ -199,7 +199,7 @@ def test_an_added_packet_is_the_predecessors_loss_until_it_is_committed(queue: Q
 
 
 def test_a_slot_too_small_for_one_largest_packet_is_refused_at_the_start() -> None:
-    with opened() as queue, pytest.raises(AssertionError, match="cannot hold one packet"):
+    with opened() as queue, pytest.raises(AssertionError, match="cannot hold one unit"):
         queue.batcher(opening=Opening("eth0", 1, queue.region.slot_bytes, "x"))
 
 
@@ -302,19 +302,19 @@ def test_a_rescued_section_is_byte_for_byte_the_one_that_its_worker_would_have_p
 
 
 def test_a_slot_begun_without_a_packet_is_given_back(queue: Queue) -> None:
-    queue.producer.begin(EPOCH, 0)
+    queue.producer.begin(EPOCH)
     successor = Producer(queue.region, queue.pipes.ready_write, queue.pipes.free_read)
 
     assert (rescue(successor), successor.free, queue.consumer.listen()) == (0, 3, [])
 
 
-@pytest.mark.parametrize("over", [1, 100, 2**31])
+@pytest.mark.parametrize("over", [4, 100, 2**23])
 def test_a_used_length_that_cannot_be_true_is_published_for_the_uploader_to_call_corrupt(
     queue: Queue, over: int
 ) -> None:
     used = queue.region.slot_bytes - CLOSING_BYTES + over
-    slot = queue.producer.begin(EPOCH, 0)
-    queue.producer.commit(slot, min(used, 2**32 - 1), 5, START_NS, START_NS)
+    slot = queue.producer.begin(EPOCH)
+    queue.producer.commit(slot, Commit(used + -used % 4, 5, 0), START_NS, START_NS)
 
     assert rescue(queue.producer) == 0
     (batch,) = queue.consumer.listen()
@@ -323,12 +323,12 @@ def test_a_used_length_that_cannot_be_true_is_published_for_the_uploader_to_call
     assert queue.region.state(slot) == State.FREE
 
 
-@pytest.mark.parametrize("used", [0, 1, 7, 16, 23, 28])
+@pytest.mark.parametrize("used", [0, 4, 8, 16, 20, 28])
 def test_a_used_length_below_the_first_blocks_raises_nothing_and_stays_inside_the_slot(queue: Queue, used: int) -> None:
     for neighbour in range(3):
         queue.region.slot(neighbour)[:] = b"\xaa" * queue.region.slot_bytes
-    slot = queue.producer.begin(EPOCH, 0)
-    queue.producer.commit(slot, used, 1, 2**64 - 1, 2**64 - 1)
+    slot = queue.producer.begin(EPOCH)
+    queue.producer.commit(slot, Commit(used, 1, 0), 2**64 - 1, 2**64 - 1)
 
     rescue(queue.producer)
 

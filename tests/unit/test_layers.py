@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "ratelimit", "backoff", "pcapng", "ere", "transport.protocol"),
     (
         *("accounting", "filters", "children", "interfaces", "variables", "settings", "configfile"),
-        *("logs", "control", "region", "slots", "netlink"),
+        *("logs", "control", "region", "slots", "netlink", "complaints", "outages", "budget"),
         *("transport.signing", "transport.window", "transport.endpoint", "transport.compression"),
     ),
     ("capture.*", "transport.client"),

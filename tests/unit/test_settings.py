@@ -61,9 +61,12 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
         bpf="",
         sensor_name=sanitised(socket.gethostname()),
         engine="auto",
+        snaplen=262_144,
+        complete_checksums=True,
         batch_ms=250,
         ring_mb=16,
         buffer_mb=32,
+        memory_mb=256,
         drain_s=25,
         log_format="text",
         user="65534",
@@ -74,7 +77,7 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
 
     assert expected == loaded.settings
     assert loaded.warnings == []
-    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 19}
+    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 22}
 
 
 def test_without_a_config_path_it_is_the_documented_one() -> None:

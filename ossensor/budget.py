@@ -1,0 +1,80 @@
+"""OSSENSOR_MEMORY_MB, shared out among interfaces: how much ring and how many slots each of them gets. Pure.
+
+Invariant: what is given out never exceeds the total, and nobody gets less than the floor. A share never changes: ring
+and slots are allocated when capture begins, and resizing them would mean to stop it.
+
+Interfaces that come at the same time get equal shares. The first ones may take everything; those that come later get at
+most half of what is left then, so that something stays for the next ones, until only floors are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+_MB: Final = 1 << 20
+# Four blocks of ring, and two slots: one to fill while the other is on its way.
+_FLOOR_RING_MB: Final = 1
+_FLOOR_BUFFER_MB: Final = 2
+FLOOR_MB: Final = _FLOOR_RING_MB + _FLOOR_BUFFER_MB
+
+
+@dataclass(frozen=True)
+class Share:
+    """One interface's."""
+
+    ring_bytes: int
+    buffer_bytes: int
+
+    @property
+    def mb(self) -> int:
+        return (self.ring_bytes + self.buffer_bytes) // _MB
+
+
+class Budget:
+    """All of it. Interfaces are known by any key."""
+
+    def __init__(self, total_mb: int, ring_mb: int, buffer_mb: int) -> None:
+        self._total_mb = total_mb
+        self._ring_mb = ring_mb
+        self._wanted_mb = ring_mb + buffer_mb
+        self._given: dict[Hashable, Share] = {}
+
+    @property
+    def left_mb(self) -> int:
+        return self._total_mb - sum(share.mb for share in self._given.values())
+
+    def grant(self, keys: Iterable[Hashable]) -> dict[Hashable, Share]:
+        """Shares for newcomers of one moment; those for whom not even the floor is left are not in it."""
+        waiting = list(keys)
+        left_mb = self.left_mb
+        # Whole floors of all who fit, before anyone gets more.
+        waiting = waiting[: left_mb // FLOOR_MB]
+        if not waiting:
+            return {}
+        for_all_mb = max(left_mb if not self._given else left_mb // 2, FLOOR_MB * len(waiting))
+        granted: dict[Hashable, Share] = {}
+        for already, key in enumerate(waiting):
+            equal_mb = for_all_mb // (len(waiting) - already)
+            share = self._split(max(FLOOR_MB, min(self._wanted_mb, equal_mb)))
+            granted[key] = share
+            for_all_mb -= share.mb
+        self._given |= granted
+        return granted
+
+    def _split(self, mb: int) -> Share:
+        """In the proportion that was asked for, each part at least its floor."""
+        ring_mb = min(max(_FLOOR_RING_MB, mb * self._ring_mb // self._wanted_mb), mb - _FLOOR_BUFFER_MB)
+        return Share(ring_mb * _MB, (mb - ring_mb) * _MB)
+
+    def give_back(self, key: Hashable) -> None:
+        """The interface's memory is free again."""
+        self._given.pop(key, None)
+
+    def refusal(self) -> str:
+        """Why an interface got nothing, for people."""
+        return (
+            f"not captured, no memory is left: OSSENSOR_MEMORY_MB={self._total_mb} is given out to"
+            f" {len(self._given)} interfaces, and each needs {FLOOR_MB} at least"
+        )
