@@ -39,6 +39,7 @@ from .workers.child import Heartbeat, Signals
 SLOT_BYTES: Final = 1 << 20
 # A worker that dies so often at one place of the ring will not get past it.
 _DEATHS_AT_ONE_PLACE: Final = 3
+_KILLS_BEFORE_READING: Final = 20
 # The kernel hands over a block at the latest after this; half a batch's age leaves the other half to the worker.
 _BLOCK_TIMEOUT_MAX_MS: Final = 100
 
@@ -93,6 +94,7 @@ class Port:
         self._epoch_received = 0
         self._epoch_drops = 0
         self._own: Counter[Reason] = Counter()
+        self._killed_before_reading = 0
         self._died_at: list[int] = []  # of the deaths in a row that nobody else caused: where in the ring
 
     # -- the capture socket ---------------------------------------------------------------------------------------
@@ -235,8 +237,7 @@ class Port:
         """Takes in the worker's end; returns the packets that are lost by it."""
         process, self.process = self.process, None
         asked = self.child.state is State.DRAINING
-        hung = process is not None and process.hung
-        struck = exit_code == -signal.SIGKILL and not hung and self.maybe_reading_s is not None
+        struck = exit_code == -signal.SIGKILL and process is not None and not process.hung and self._may_hurry()
         state = self.child.ended(exit_code, time.monotonic(), struck=struck)
         if asked:
             return self._close_epoch(self.retiring or Reason.SHUTDOWN)
@@ -247,10 +248,18 @@ class Port:
             Reason.INTERFACE_GONE if exit_code == Exit.GAVE_UP else Reason.WORKER_DIED, reopen=state is State.BACKOFF
         )
 
+    def _may_hurry(self) -> bool:
+        """Whether the successor of a killed worker starts at once: not for ever, if none comes as far as reading.
+
+        Memory that runs short kills, too, and each fork makes it shorter.
+        """
+        self._killed_before_reading = 0 if self.maybe_reading_s is not None else self._killed_before_reading + 1
+        return self._killed_before_reading < _KILLS_BEFORE_READING
+
     def _hopeless(self, *, struck: bool) -> bool:
         """Whether workers keep dying, by themselves, over the same block of the ring."""
         if struck:
-            return False
+            return False  # it says nothing about what it was reading
         consumed = self.region.consumed()
         self._died_at = [*(place for place in self._died_at if place == consumed), consumed]
         return len(self._died_at) >= _DEATHS_AT_ONE_PLACE

@@ -78,6 +78,7 @@ class Producer:
         self.free_read = free_read
         self._free: deque[int] = deque()
         self._known_free: set[int] = set()
+        self._used_before: set[int] = set()
         self._look_at_all()
 
     def _look_at_all(self) -> None:
@@ -115,6 +116,9 @@ class Producer:
         slot = self._free.pop()
         self._known_free.discard(slot)
         region = self.region
+        if slot not in self._used_before:
+            self._used_before.add(slot)
+            region.populate(slot)
         high, low = struct.unpack(">QQ", epoch)
         committed, sequence = region.control(Control.COMMITTED), region.control(Control.SEQUENCE)
         region.set_header(slot, Header.COMMIT, 0)

@@ -216,6 +216,7 @@ class Supervisor:
         """The interface stays, with the socket on it; but it went down or up, or has another name."""
         before, port.interface = port.interface, now
         if before.up and not now.up:
+            log.info("interface is down", extra=fields(interface=port.label))
             self._outages.begin(port.label, time.monotonic())
         elif now.up and not before.up:
             port.child.hurry()

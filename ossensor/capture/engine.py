@@ -63,6 +63,7 @@ class Engine(Protocol):
     socket: socket.socket
     linktype: int
     unit_bytes: int  # the most of a slot that one unit of reading (a packet, a block) can take
+    pause_s: float  # how long to let packets gather after a read that found some
     survives_reader: bool  # what a killed worker has not committed is still there, for a successor
 
     def fileno(self) -> int:

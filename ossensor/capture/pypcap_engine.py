@@ -30,6 +30,7 @@ class PypcapEngine:
     """See engine.Engine. Closed by the end of its process: pypcap's close() must not run twice, nor after fork."""
 
     survives_reader = False
+    pause_s = 0.0
 
     def __init__(self, handle: pcap.pcap, strays: int, shut_ns: int, snaplen: int) -> None:
         self._handle = handle

@@ -102,6 +102,8 @@ class CaptureWorker:
                 elif event & select.POLLERR and (why := self._engine.maybe_trouble()):
                     log.info("the kernel says: %s", why, extra=fields(interface=self._plan.interface))
             moved = self._read()
+            if moved:
+                time.sleep(self._engine.pause_s)
             due_s = self._batcher.due_s()
             if due_s is not None and time.monotonic() >= due_s:
                 self._batcher.publish()

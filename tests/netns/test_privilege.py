@@ -1,0 +1,86 @@
+"""What worker and uploader have in their hands: descriptors by kind, and no way to a packet socket of their own."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import proc
+from harness.namespaces import in_user_namespace
+from harness.programs import UPLOADER, worker_of
+from harness.world import World
+
+from ossensor.workers import privileges
+
+pytestmark = [pytest.mark.netns, pytest.mark.slow]
+
+
+def _inodes(pid: int, table: str, column: int) -> set[str]:
+    lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+    return {fields[column] for fields in map(str.split, lines) if len(fields) > column}
+
+
+def _descriptors(pid: int) -> Counter[str]:
+    """The process's descriptors above standard error, by kind."""
+    kinds = dict.fromkeys(_inodes(pid, "packet", 8), "packet")
+    kinds |= dict.fromkeys(_inodes(pid, "unix", 6), "unix")
+    kinds |= {inode: "tcp" for table in ("tcp", "tcp6") for inode in _inodes(pid, table, 9)}
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        target = str(entry.readlink())
+        if int(entry.name) > 2:
+            kind, _, inode = target.partition(":[")
+            found.append(kinds.get(inode.rstrip("]"), target) if kind == "socket" else kind)
+    return Counter(found)
+
+
+def test_worker_and_uploader_hold_the_descriptors_on_their_list_and_no_other(world: World) -> None:
+    world.add_link("cap0", "cap1")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0", "cap1")
+    world.send("cap0", 10)
+    proc.eventually("stored", lambda: world.holds("cap0", 10), timeout_s=30)
+
+    worker = _descriptors(sensor.one(worker_of("cap0")))
+    uploader = _descriptors(sensor.one(UPLOADER))
+    connections = uploader.pop("tcp")
+
+    # The packet socket, again by the ring's mapping; both wakeup ends; doorbells out and in, and log records.
+    assert worker == {"packet": 2, "unix": 2, "pipe": 3}
+    # The supervisor's channel, the wakeup pair, the senders' pair; of each interface its memory, again by its mapping,
+    # and two doorbells; log records.
+    assert uploader == {"unix": 5, "/memfd:ossensor-slots (deleted)": 4, "pipe": 5}
+    assert 1 <= connections <= 4
+
+
+def _attempts() -> dict[str, Callable[[], object]]:
+    return {
+        "packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0),
+        "raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP),
+        "shadow": lambda: Path("/etc/shadow").read_bytes(),
+        "parent's memory": lambda: Path(f"/proc/{os.getppid()}/mem").open("rb"),
+        "root again": lambda: os.setuid(0),
+    }
+
+
+@pytest.mark.skipif(in_user_namespace(), reason="a user namespace with one user has no other to change to")
+@pytest.mark.parametrize("what", list(_attempts()))
+def test_without_privilege_no_socket_or_file_of_others_can_be_opened(what: str) -> None:
+    pid = os.fork()
+    if not pid:
+        code = 3
+        try:
+            privileges.drop_everything(65534, 65534)
+            _attempts()[what]()
+            code = 4
+        except PermissionError:
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0

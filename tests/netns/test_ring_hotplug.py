@@ -1,0 +1,116 @@
+"""Interfaces that go and come back, many times and many at once: captured again in a second, the outage told as time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from harness import frames, proc
+from harness.programs import Sensor, worker_of
+from harness.world import World
+
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(300)]
+
+READDED = 50
+FLAPS = 100
+AT_ONCE = 50
+WITHIN_S = 1.0
+
+
+def _again(sensor: Sensor, count: int) -> float:
+    """How long it was not captured, by the sensor's own account, once it is captured again for the `count`th time."""
+    return float(sensor.wait_for("captured again", interface="cap0", count=count)["outage_s"])
+
+
+def test_deleted_and_added_again_fifty_times_it_is_captured_each_time(world: World) -> None:
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0")
+    delays_s, outages_s = [], []
+
+    for time_over in range(READDED):
+        world.remove_link("cap0")
+        sensor.wait_for("interface no longer captured: deleted", interface="cap0", count=time_over + 1)
+        world.add_link("cap0")
+        there_s = time.monotonic()
+        outages_s.append(_again(sensor, time_over + 1))
+        delays_s.append(time.monotonic() - there_s)
+        world.send("cap0", 1, first=time_over)
+    assert sensor.terminate()[0] == 0
+
+    print(
+        f"captured again at most {max(delays_s):.3f} s after it was up; outages {min(outages_s)} to {max(outages_s)} s"
+    )
+    assert max(delays_s) < WITHIN_S
+    assert frames.verdict(range(READDED), world.stored_numbers("cap0")) == ""
+
+
+def test_down_and_up_a_hundred_times_is_the_same_worker_and_the_same_epoch(world: World) -> None:
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0")
+    worker = sensor.one(worker_of("cap0"))
+    delays_s, outages_s = [], []
+
+    for flap in range(FLAPS):
+        world.sensor.run("ip", "link", "set", "cap0", "down")
+        sensor.wait_for("interface is down", interface="cap0", count=flap + 1)
+        world.sensor.run("ip", "link", "set", "cap0", "up")
+        there_s = time.monotonic()
+        outages_s.append(_again(sensor, flap + 1))
+        delays_s.append(time.monotonic() - there_s)
+        if flap % 10 == 0:
+            proc.eventually("carrier", lambda: world.generator.links()["cap0"]["operstate"] == "UP")
+            world.send("cap0", 10, first=flap)
+    assert sensor.one(worker_of("cap0")) == worker
+    assert sensor.terminate()[0] == 0
+
+    print(
+        f"captured again at most {max(delays_s):.3f} s after it was up; outages {min(outages_s)} to {max(outages_s)} s"
+    )
+    assert max(delays_s) < WITHIN_S
+    assert len(sensor.records("capturing", interface="cap0")) == 1
+    assert frames.verdict(range(FLAPS), world.stored_numbers("cap0")) == ""
+
+
+def test_renamed_it_is_captured_on_and_renamed_out_of_the_rules_it_is_left(world: World) -> None:
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0")
+    worker = sensor.one(worker_of("cap0"))
+
+    world.sensor.run("ip", "link", "set", "cap0", "name", "cap7")
+    world.send("cap0", 100)
+    proc.eventually("frames are stored under the old name", lambda: world.holds("cap0", 100))
+    assert sensor.one(worker_of("cap0")) == worker
+    left = proc.gone_within([worker], WITHIN_S, lambda: world.sensor.run("ip", "link", "set", "cap7", "name", "other0"))
+
+    assert left == set()
+    assert sensor.terminate()[0] == 0
+    assert sensor.records("worker died") == []
+    assert frames.verdict(range(100), world.stored_numbers("cap0")) == ""
+
+
+def test_fifty_interfaces_at_once_are_captured_within_a_second(world: World, tmp_path: Path) -> None:
+    world.start_vsensor()
+    sensor = world.start_sensor()
+    sensor.wait_for("uploader ready")
+    names = [f"cap{n}" for n in range(AT_ONCE)]
+    batch = tmp_path / "batch"
+    batch.write_text("".join(f"link add {n} up type veth peer name {n} netns {world.generator.pid}\n" for n in names))
+    for name in names:
+        batch.open("a").write(f"link set {name} up\n")
+    other = tmp_path / "other"
+    other.write_text("".join(f"link set {name} up\n" for name in names))
+
+    world.sensor.run("ip", "-batch", batch)
+    world.generator.run("ip", "-batch", other)
+    there_s = time.monotonic()
+    proc.eventually("all are captured", lambda: len(sensor.records("capturing")) == AT_ONCE, timeout_s=30)
+    took_s = time.monotonic() - there_s
+
+    print(f"{AT_ONCE} interfaces captured {took_s:.2f} s after the last was up")
+    assert {record["interface"] for record in sensor.records("capturing")} == set(names)
+    assert took_s < WITHIN_S
+    assert sensor.terminate()[0] == 0
