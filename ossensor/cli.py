@@ -22,6 +22,9 @@ def _parser() -> argparse.ArgumentParser:
     interfaces = commands.add_parser("interfaces", help="show which interfaces would be captured, and why")
     for command in (check, interfaces):
         command.add_argument("--json", action="store_true", help="for programs")
+    audit = commands.add_parser("audit", help="hold a vSensor's store against the books of its sensors")
+    audit.add_argument("store", metavar="DIR", help="the store's directory; the vSensor may be running")
+    audit.add_argument("--json", action="store_true", help="for programs")
     vsensor = commands.add_parser("vsensor", help="run the collector")
     from .vsensor.command import add_arguments  # noqa: PLC0415  argparse alone; the server is imported when it runs
 
@@ -45,6 +48,10 @@ def main(argv: list[str] | None = None) -> int:
             from .commands_look import interfaces  # noqa: PLC0415  see the module
 
             return interfaces(os.environ, as_json=arguments.json)
+        case "audit":
+            from .vsensor.audit import run as audit  # noqa: PLC0415  see the module
+
+            return audit(arguments.store, as_json=arguments.json)
         case _:
             from .vsensor.command import run as run_vsensor  # noqa: PLC0415  see the module
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import ssl
 import sys
@@ -50,6 +51,7 @@ def run(environ: Mapping[str, str]) -> Exit:
         print(f"ossensor: {e}", file=sys.stderr)  # noqa: T201  likewise
         return Exit.PRIVILEGE
     settings = loaded.settings
+    _allow_descriptors()
     multiprocessing.current_process().name = "supervisor"  # what log records and ps call this process
     privileges.set_name("ossensor-sup")
     logs.configure(settings.debug, settings.log_format)
@@ -112,6 +114,13 @@ class _Reload:
         for warning in self._loaded.warnings:
             log.warning(warning)
         return self._loaded.settings
+
+
+def _allow_descriptors() -> None:
+    """As many descriptors as the limit may be raised to: an interface needs a dozen, and 1,024 is the usual start."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _require_net_raw() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import platform
 import selectors
 import signal
 import socket
@@ -22,11 +21,9 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final, cast
 
-from . import __version__, logs
+from . import logs, plans
 from .accounting import Reason
 from .budget import Budget, Share
-from .capture.engine import filter_snaplen
-from .capture.filterbank import FilterBank
 from .children import State, describe
 from .complaints import Complaints
 from .errors import ConfigurationError, Exit
@@ -35,19 +32,16 @@ from .interfaces import Interface, Rules, default_route_interfaces, enumerate_in
 from .logs import STATS, fields
 from .netlink import Doorbell
 from .outages import Outages
-from .port import CannotCaptureError, Port, Recipe
+from .port import CannotCaptureError, Port
 from .settings import Settings
 from .spawn import Forge, reap_strangers
 from .transport.protocol import interface_name_ok
-from .transport.signing import Key
 from .uplink import Uplink
 from .workers import privileges
 from .workers.child import HELD_BACK
-from .workers.uploader import Plan as UploaderPlan
 
 log = logging.getLogger(__name__)
 
-_APPLICATION: Final = f"ossensor/{__version__}"
 _TICK_S: Final = 1.0
 # A worker that drains closes its last section with the last statistics: they are read again soon after the filter was
 # shut, when a processor that was handling a packet with the old filter has finished with it.
@@ -78,12 +72,12 @@ class Supervisor:
         self._reload = reload
         self._rules = Rules.from_settings(settings)
         self._forge = Forge(*privileges.user_ids(settings.user))
-        self._gate = Gate(_first_bank(settings))
+        self._gate = Gate(plans.first_bank(settings))
         self._ports: dict[int, Port] = {}  # by ifindex: a name can be given to another interface
         self._retired: dict[int, Port] = {}  # by queue: without a worker, waiting for the uploader to empty it
         self._next_queue = 1
-        self._recipe = _recipe(settings)
-        self._uplink = Uplink(_uploader_plan(settings), context, self._guard)
+        self._recipe = plans.recipe(settings)
+        self._uplink = Uplink(plans.uploader_plan(settings), context, self._guard)
         self._phase = Phase.RUNNING
         self._exit = Exit.DRAINED
         self._deadline_s = float("inf")
@@ -270,9 +264,8 @@ class Supervisor:
             self._worker_over(port)
 
     def _worker_over(self, port: Port) -> None:
-        """The retired port's worker has ended for good: the uploader may empty the slots and let go of them."""
         if port.retiring is not None:
-            self._uplink.retire(port)
+            self._uplink.retire(port)  # no worker will come: the uploader may empty the slots and let go of them
 
     def _guard(self, wanted: Any) -> bool:
         return self._gate.guard(wanted, self._ports.values())
@@ -328,8 +321,7 @@ class Supervisor:
 
     def _worker_ended(self, port: Port, exit_code: int) -> None:
         asked = port.child.state is State.DRAINING
-        since_s = port.maybe_reading_s
-        reading = {} if since_s is None else {"reading_s": round(since_s, 4)}
+        reading = {} if port.maybe_reading_s is None else {"reading_s": round(port.maybe_reading_s, 4)}
         where = fields(interface=port.label, how=describe(exit_code), lost=port.ended(exit_code), **reading)
         if asked:
             log.info("worker stopped", extra=where)
@@ -406,31 +398,3 @@ class Supervisor:
             log.log(logging.WARNING if undelivered else logging.INFO, "books closed: %s", books, extra=where)
             if not books.balanced:
                 log.error("the books do not balance", extra=where)
-
-
-def _recipe(settings: Settings) -> Recipe:
-    return Recipe(
-        engine=settings.engine,
-        batch_ms=settings.batch_ms,
-        snaplen=settings.snaplen,
-        complete_checksums=settings.complete_checksums,
-        application=f"{_APPLICATION} {platform.system()} {platform.release()}",
-    )
-
-
-def _first_bank(settings: Settings) -> FilterBank:
-    return FilterBank(
-        settings.bpf,
-        credential_endpoints=settings.capture_credential_endpoints,
-        snaplen=lambda kind: filter_snaplen(settings.engine, kind, settings.snaplen),
-    )
-
-
-def _uploader_plan(settings: Settings) -> UploaderPlan:
-    return UploaderPlan(
-        host=settings.vsensor_hostname,
-        port=settings.vsensor_port,
-        key=Key(settings.hmac_key),
-        sensor=settings.sensor_name,
-        application=_APPLICATION,
-    )

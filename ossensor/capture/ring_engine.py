@@ -45,9 +45,9 @@ _MEMBERSHIP = struct.Struct("iHH8s")  # struct packet_mreq
 # length of 262,144 lets through but the last few bytes. Larger blocks would make fewer of them, and each carries a
 # slow link's packets of one timeout only: 64 in 16 MiB bridge six seconds without a reader.
 BLOCK_BYTES: Final = 256 << 10
-# Waking up costs as much as copying a thousand small packets, so blocks are let to gather: until a quarter of the ring is
-# full at the rate of the moment, but no longer than this. It is nothing to a batch's age, and at a gigabyte a second, out
-# of nothing, still fills the 16 MiB of ring that it is meant for no further than once; a smaller ring gets less.
+# Waking up costs as much as copying a thousand small packets, so blocks are let to gather: until a quarter of the ring
+# is full at the rate of the moment, but no longer than this. It is nothing to a batch's age, and a gigabyte a second
+# out of nothing does not fill the 16 MiB of ring that it is meant for; a smaller ring gets less.
 _PAUSE_S: Final = 0.015
 _PAUSE_RING_BYTES: Final = 16 << 20
 _GATHER: Final = 0.25

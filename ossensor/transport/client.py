@@ -46,6 +46,9 @@ class Kind(Enum):
     NO_ANSWER = auto()  # nothing that bears the vSensor's signature
 
 
+_NO_ACCOUNT: Final = protocol.Account()
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One attempt to make."""
@@ -59,6 +62,7 @@ class Job:
     generation: int
     created_s: int
     nonce: Nonce
+    account: protocol.Account = _NO_ACCOUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +206,7 @@ class Client:
             request.headers["Content-Encoding"] = "zstd"
         request.headers[protocol.FIELD_FLOOR] = str(job.floor)
         request.headers[protocol.FIELD_PACKETS] = str(job.packets)
+        request.headers[protocol.FIELD_BOOKS] = job.account.text
         digest = hashlib.sha256(body).digest()
         sign_request(request, digest, key=self._key, tag=protocol.TAG_DATA, created_s=job.created_s, nonce=job.nonce)
         return request

@@ -7,7 +7,7 @@ people who write another vSensor is docs/protocol.md.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
@@ -18,6 +18,7 @@ CONTENT_TYPE: Final = "application/x-pcapng"
 FIELD_PREFIX: Final = "ossensor-"
 FIELD_FLOOR: Final = "ossensor-floor"  # lowest sequence of this stream that is not settled yet, at the sensor
 FIELD_PACKETS: Final = "ossensor-packets"  # packets in the section
+FIELD_BOOKS: Final = "ossensor-books"  # an Account: what the sensor's books say of the stream as of this batch
 FIELD_TIME: Final = "ossensor-time"  # reply: the vSensor's clock, Unix seconds
 FIELD_OUTCOME: Final = "ossensor-outcome"  # reply: an Outcome's value
 
@@ -37,6 +38,7 @@ _SENSOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _EPOCH = re.compile(r"[0-9a-f]{32}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 _PATH = re.compile(r"/v1/sensors/([^/]+)/epochs/([^/]+)/interfaces/([^/]+)/batches/([^/]+)")
+_ACCOUNT_BYTES_MAX = 256
 _INTERFACE_BYTES_MAX = 15  # IFNAMSIZ less the NUL
 
 
@@ -109,6 +111,38 @@ class BatchId:
         if batch.path != path:
             raise MalformedError("the path is not in its canonical spelling")
         return batch
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The sensor's books of a stream as of one batch, in packets; what `ossensor audit` holds the store against.
+
+    `received` includes `kernel_drops`. Both are read about once a second, so they lag; in the final batch they are
+    exact. What the uploader dropped is counted since the sensor took up the interface, over all epochs.
+    """
+
+    first_packet: int = 0  # packets of the stream in earlier sequences
+    received: int = 0
+    kernel_drops: int = 0
+    final: int = 0  # 1: the capture ended with this batch
+    rejected: int = 0
+    too_large: int = 0
+    corrupt: int = 0
+
+    @property
+    def text(self) -> str:
+        """As in the field: a dictionary of integers (RFC 8941 section 3.2), all of them, in this order."""
+        return ", ".join(f"{f.name.replace('_', '-')}={getattr(self, f.name)}" for f in fields(self))
+
+    @classmethod
+    def parse(cls, text: str) -> Account:
+        """The account that spells so. Raises MalformedError for any other spelling."""
+        if len(text) > _ACCOUNT_BYTES_MAX:
+            raise MalformedError("the books are too long")
+        account = cls(*(parse_number(pair.partition("=")[2]) for pair in text.split(", ")[: len(fields(cls))]))
+        if account.text != text or account.final > 1:
+            raise MalformedError("the books are not in their canonical spelling")
+        return account
 
 
 class _Rule(NamedTuple):

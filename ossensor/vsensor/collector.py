@@ -138,7 +138,7 @@ class Collector:
                 return Outcome.BUSY
 
             def store(floor: int) -> asyncio.Future[Outcome]:
-                append = Append(upload.batch, floor, upload.packets, data)
+                append = Append(upload.batch, floor, upload.packets, data, upload.books)
                 return asyncio.wrap_future(self._store.append(append))
 
             return await self._order.place(upload.batch, upload.floor, store)

@@ -17,13 +17,13 @@ from typing import Final, NamedTuple
 from ossensor.errors import ConfigurationError
 from ossensor.transport.protocol import BatchId, Stream
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCHEMA: Final = """
 BEGIN IMMEDIATE;
 CREATE TABLE batches (
   sensor TEXT NOT NULL, epoch TEXT NOT NULL, interface TEXT NOT NULL, sequence INTEGER NOT NULL,
   file TEXT NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL, packets INTEGER NOT NULL,
-  received_ns INTEGER NOT NULL,
+  received_ns INTEGER NOT NULL, books TEXT,
   PRIMARY KEY (sensor, epoch, interface, sequence)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE streams (
@@ -37,9 +37,11 @@ CREATE TABLE gaps (
 CREATE TABLE files (file TEXT NOT NULL PRIMARY KEY, length INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE failures (count INTEGER NOT NULL) STRICT;
 INSERT INTO failures VALUES (0);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 COMMIT;
 """
+# Version 1 knew nothing of the sensor's books; its rows have none.
+_FROM_1: Final = "BEGIN IMMEDIATE; ALTER TABLE batches ADD COLUMN books TEXT; PRAGMA user_version = 2; COMMIT;"
 
 
 class Row(NamedTuple):
@@ -52,6 +54,7 @@ class Row(NamedTuple):
     length: int
     packets: int
     received_ns: int
+    books: str | None = None
 
 
 class Index:
@@ -73,6 +76,8 @@ class Index:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._db.executescript(_SCHEMA)
+        elif version == 1:
+            self._db.executescript(_FROM_1)
         elif version != _VERSION:
             raise ConfigurationError([f"{path} has layout {version}; this program knows {_VERSION}"])
 
@@ -119,8 +124,8 @@ class Index:
     def _add(self, row: Row) -> None:
         key, sequence = row.batch.stream, row.batch.sequence
         self._db.execute(
-            "INSERT INTO batches VALUES (?,?,?,?,?,?,?,?,?)",
-            (*key, sequence, row.file, row.offset, row.length, row.packets, row.received_ns),
+            "INSERT INTO batches VALUES (?,?,?,?,?,?,?,?,?,?)",
+            (*key, sequence, row.file, row.offset, row.length, row.packets, row.received_ns, row.books),
         )
         if row.gap:
             self._db.execute("INSERT INTO gaps VALUES (?,?,?,?,?)", (*key, sequence - row.gap, row.gap))

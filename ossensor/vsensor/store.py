@@ -49,6 +49,7 @@ class Append:
     floor: int  # the stream's: sequences below it will not come any more
     packets: int
     section: bytes | bytearray
+    books: str | None = None  # protocol.Account, as it was sent
     done: Future[Outcome] = field(default_factory=Future)
 
 
@@ -176,7 +177,7 @@ class Store:
             for append, gap in appends:
                 self._files.write(tail, append.section, offset)
                 length = len(append.section)
-                row = Row(append.batch, gap, tail.file, offset, length, append.packets, now_ns)
+                row = Row(append.batch, gap, tail.file, offset, length, append.packets, now_ns, append.books)
                 written.append((append, row, tail))
                 offset += length
         except OSError:

@@ -19,11 +19,13 @@ import http_sf
 
 from ossensor.transport.protocol import (
     CONTENT_TYPE,
+    FIELD_BOOKS,
     FIELD_FLOOR,
     FIELD_PACKETS,
     FIELD_PREFIX,
     MAX_BODY_BYTES,
     TAG_DATA,
+    Account,
     BatchId,
     MalformedError,
     Outcome,
@@ -80,6 +82,7 @@ class Upload:
     batch: BatchId
     floor: int
     packets: int
+    books: str
     compressed: bool
     content_bytes: int
     content_digest: str
@@ -157,6 +160,7 @@ def _meaning(head: Head, authentic: Authentic) -> Upload:
         batch=batch,
         floor=parse_number(headers.get(FIELD_FLOOR, "")),
         packets=parse_number(headers.get(FIELD_PACKETS, "")),
+        books=Account.parse(headers.get(FIELD_BOOKS, "")).text,
         compressed=encoding is not None,
         content_bytes=authentic.content_bytes,
         content_digest=authentic.verified.content_digest,

@@ -93,14 +93,8 @@ class CaptureWorker:
                     poll.register(engine_fd, select.POLLIN)
                 else:
                     poll.unregister(engine_fd)
-            # Each event is asked about only when it is there: this loop turns for every block of a busy link.
             for fd, event in poll.poll(self._timeout_ms()):
-                if fd == self._producer.free_read:
-                    self._producer.listen()
-                elif fd != engine_fd:
-                    self._hear(signals)
-                elif event & select.POLLERR and (why := self._engine.maybe_trouble()):
-                    log.info("the kernel says: %s", why, extra=fields(interface=self._plan.interface))
+                self._attend(fd, event, signals)
             moved = self._read()
             if moved:
                 time.sleep(self._engine.pause_s)
@@ -109,6 +103,15 @@ class CaptureWorker:
                 self._batcher.publish()
             if self._drained(moved):
                 return
+
+    def _attend(self, fd: int, event: int, signals: Signals) -> None:
+        """Each is asked only when there is something: the loop turns for every few blocks of a busy link."""
+        if fd == self._producer.free_read:
+            self._producer.listen()
+        elif fd == signals.fileno():
+            self._hear(signals)
+        elif event & select.POLLERR and (why := self._engine.maybe_trouble()):
+            log.info("the kernel says: %s", why, extra=fields(interface=self._plan.interface))
 
     def _hear(self, signals: Signals) -> None:
         if signals.take() and self._drain_until_s is None:

@@ -24,16 +24,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ossensor.accounting import Reason
+from ossensor.complaints import Complaints
 from ossensor.control import Channel
 from ossensor.errors import Exit
 from ossensor.logs import SEND, fields
-from ossensor.ratelimit import Sparse
 from ossensor.region import Region
 from ossensor.slots import Batch, Consumer
 from ossensor.transport.client import Client, Job, Kind, Result
 from ossensor.transport.compression import Advice
 from ossensor.transport.endpoint import Endpoint, State
-from ossensor.transport.protocol import BatchId, Outcome, Stream
+from ossensor.transport.protocol import Account, BatchId, Outcome, Stream
 from ossensor.transport.signing import Key, Nonce
 from ossensor.transport.window import Window
 
@@ -113,7 +113,7 @@ class Uploader:
         self._nonce_count = 0
         self._clock_offset_s = 0
         self._answered = False
-        self._sparse = Sparse()
+        self._complaints = Complaints(log)
         self._totals = Totals()
         self._stats_at_s = time.monotonic() + _STATS_EVERY_S
         self._drain_since_s: float | None = None
@@ -258,6 +258,7 @@ class Uploader:
                     generation=self._endpoint.generation,
                     created_s=int(time.time()) + self._clock_offset_s,
                     nonce=Nonce(self._nonce_run, self._nonce_count),
+                    account=_account(item.batch, line.consumer.region.dropped()),
                 )
             )
 
@@ -274,13 +275,8 @@ class Uploader:
 
     def _resolved(self, addresses: list[str]) -> None:
         if not addresses:
-            self._complain("VSENSOR_HOSTNAME does not resolve", host=self._plan.host)
+            self._complaints.say("VSENSOR_HOSTNAME does not resolve", host=self._plan.host)
         self._endpoint.resolved(addresses, time.monotonic())
-
-    def _complain(self, what: str, **values: Any) -> None:
-        omitted = self._sparse.due(what, time.monotonic())
-        if omitted is not None:
-            log.warning(what, extra=fields(**values, **({"since_the_last_line": omitted} if omitted else {})))
 
     def _conclude(self, result: Result) -> None:
         job = result.job
@@ -301,7 +297,7 @@ class Uploader:
         )
         now_s = time.monotonic()
         if result.kind is Kind.NO_ANSWER:
-            self._complain(result.trouble, host=self._plan.host, address=job.address, why=result.detail)
+            self._complaints.say(result.trouble, host=self._plan.host, address=job.address, why=result.detail)
             self._answered = False
             self._endpoint.failed(job.generation, now_s, result.retry_after_s)
             self._window.fail(stream, job.batch.sequence, now_s)
@@ -326,9 +322,9 @@ class Uploader:
             offset_s = result.vsensor_time_s - int(time.time())
             if abs(offset_s - self._clock_offset_s) > 1:
                 self._clock_offset_s = offset_s
-                self._complain("the clocks differ; signing by the vSensor's", offset_s=offset_s)
+                self._complaints.say("the clocks differ; signing by the vSensor's", offset_s=offset_s)
         elif result.outcome is not Outcome.OUT_OF_ORDER:
-            self._complain("the vSensor cannot take a batch now", answer=result.detail)
+            self._complaints.say("the vSensor cannot take a batch now", answer=result.detail)
         self._window.fail(
             stream, result.job.batch.sequence, now_s + max(_AGAIN_S, min(result.retry_after_s, _AGAIN_MAX_S))
         )
@@ -397,3 +393,8 @@ class Uploader:
         # A connection that was replaced begins at nothing again.
         self._moved_bytes = min(self._moved_bytes, moved_bytes)
         return time.monotonic() - self._drain_since_s > _DRAIN_PATIENCE_S
+
+
+def _account(batch: Batch, dropped: dict[Reason, int]) -> Account:
+    drops = (dropped[reason] for reason in (Reason.REJECTED, Reason.TOO_LARGE, Reason.CORRUPT))
+    return Account(batch.first_packet, batch.received, batch.kernel_drops, int(batch.final), *drops)

@@ -1,4 +1,4 @@
-"""What is stored is what was on the wire: tags that the kernel takes out, checksums that it leaves, whole super-frames."""
+"""What is stored is what was on the wire: tags that the kernel takes out, checksums that it leaves, super-frames."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def serve(family, host):
             while peer.recv(1 << 20):
                 pass
             peer.sendall(bytes(3_000_000))
-threads = [threading.Thread(target=serve, args=a) for a in ((socket.AF_INET, "10.8.0.2"), (socket.AF_INET6, "fd00:8::2"))]
+ends = ((socket.AF_INET, "10.8.0.2"), (socket.AF_INET6, "fd00:8::2"))
+threads = [threading.Thread(target=serve, args=end) for end in ends]
 [t.start() for t in threads]
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
     udp.bind(("10.8.0.2", 7001))
@@ -130,9 +131,8 @@ def test_tshark_sees_bad_checksums_of_local_connections_only_when_they_are_not_c
     packets = _packets(world)
     whole = [p for p in packets if len(p.data) > 1514]
 
-    print(
-        f"{len(packets)} packets, {len(whole)} super-frames, largest {max(len(p.data) for p in packets)}, {len(bad)} bad"
-    )
+    largest = max(len(p.data) for p in packets)
+    print(f"{len(packets)} packets, {len(whole)} super-frames, largest {largest}, {len(bad)} bad")
     assert bool(bad) is not complete
     assert len(whole) > 50
     assert all(len(p.data) == p.original_length for p in packets)

@@ -1,8 +1,9 @@
-"""Interfaces that go and come back, many times and many at once: captured again in a second, the outage told as time."""
+"""Interfaces that go and come back, many times and many at once: captured in a second, outages told as time."""
 
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -106,9 +107,11 @@ def test_fifty_interfaces_at_once_are_captured_within_a_second(world: World, tmp
 
     world.sensor.run("ip", "-batch", batch)
     world.generator.run("ip", "-batch", other)
-    there_s = time.monotonic()
-    proc.eventually("all are captured", lambda: len(sensor.records("capturing")) == AT_ONCE, timeout_s=30)
-    took_s = time.monotonic() - there_s
+    there_s = time.time()
+    proc.eventually("all are captured", lambda: sum("capturing" in line for line in list(sensor.lines)) == AT_ONCE)
+    # By the log's own times: parsing it again and again would slow down what is measured.
+    last = max(record["time"] for record in sensor.records("capturing"))
+    took_s = datetime.fromisoformat(last).timestamp() - there_s
 
     print(f"{AT_ONCE} interfaces captured {took_s:.2f} s after the last was up")
     assert {record["interface"] for record in sensor.records("capturing")} == set(names)

@@ -37,7 +37,7 @@ def _add(world: World, folder: Path, names: range) -> None:
 
 
 def _settle(sensor: Sensor, count: int) -> None:
-    proc.eventually("all are captured", lambda: len(sensor.records("capturing")) == count, timeout_s=60)
+    proc.eventually("all are captured", lambda: sum("capturing" in line for line in list(sensor.lines)) == count, 60)
 
     def quiet() -> bool:
         before = proc.cpu_s(sensor.pid)

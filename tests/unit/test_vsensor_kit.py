@@ -21,11 +21,13 @@ from typing import Any, Self
 
 from ossensor.transport.protocol import (
     CONTENT_TYPE,
+    FIELD_BOOKS,
     FIELD_FLOOR,
     FIELD_OUTCOME,
     FIELD_PACKETS,
     TAG_DATA,
     TAG_DATA_REPLY,
+    Account,
     BatchId,
     Outcome,
     Stream,
@@ -156,6 +158,7 @@ class Signer:
         target = BatchId(stream, sequence).path if target is None else target
         request = Request(method, f"https://{self.authority}{target}")
         request.headers.update({"Content-Type": CONTENT_TYPE, FIELD_FLOOR: floor, FIELD_PACKETS: packets})
+        request.headers[FIELD_BOOKS] = Account().text
         request.headers.update(fields or {})
         if nonce is None:
             nonce = Nonce(self.run, self.count)

@@ -1,0 +1,47 @@
+"""Which settings become which part's plan."""
+
+from __future__ import annotations
+
+import platform
+from typing import Final
+
+from . import __version__
+from .capture.engine import filter_snaplen
+from .capture.filterbank import FilterBank
+from .port import Recipe
+from .settings import Settings
+from .transport.signing import Key
+from .workers.uploader import Plan as UploaderPlan
+
+_APPLICATION: Final = f"ossensor/{__version__}"
+
+
+def recipe(settings: Settings) -> Recipe:
+    """How every port captures."""
+    return Recipe(
+        engine=settings.engine,
+        batch_ms=settings.batch_ms,
+        snaplen=settings.snaplen,
+        complete_checksums=settings.complete_checksums,
+        application=f"{_APPLICATION} {platform.system()} {platform.release()}",
+    )
+
+
+def first_bank(settings: Settings) -> FilterBank:
+    """The filters before the uploader has asked for addresses to be left out."""
+    return FilterBank(
+        settings.bpf,
+        credential_endpoints=settings.capture_credential_endpoints,
+        snaplen=lambda kind: filter_snaplen(settings.engine, kind, settings.snaplen),
+    )
+
+
+def uploader_plan(settings: Settings) -> UploaderPlan:
+    """What the uploader is forked for."""
+    return UploaderPlan(
+        host=settings.vsensor_hostname,
+        port=settings.vsensor_port,
+        key=Key(settings.hmac_key),
+        sensor=settings.sensor_name,
+        application=_APPLICATION,
+    )

@@ -1,0 +1,171 @@
+"""`ossensor audit`: every verdict, and the numbers behind it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ossensor import cli
+from ossensor.transport.protocol import Account, BatchId, MalformedError, Stream
+from ossensor.vsensor.audit import Batch, Finding, Hole, judge
+from ossensor.vsensor.index import Index, Row
+from ossensor.vsensor.layout import Layout
+
+STREAM = Stream("sensor-1", "0123456789abcdef" * 2, "eth0")
+
+
+def batch(sequence: int, first: int, packets: int, **books: int) -> Batch:
+    return Batch(sequence, packets, Account(first_packet=first, **books))
+
+
+def test_a_closed_stream_whose_packets_are_all_there_is_balanced() -> None:
+    finding = judge([batch(0, 0, 10, received=3), batch(1, 10, 5, received=17, kernel_drops=2, final=1)])
+
+    assert finding == Finding(2, 15, 17, 2, {}, closed=True)
+    assert finding.verdict == "balanced"
+
+
+def test_an_empty_final_batch_closes_a_stream() -> None:
+    assert judge([batch(0, 0, 10), batch(1, 10, 0, received=10, final=1)]).verdict == "balanced"
+
+
+def test_a_stream_without_a_final_batch_is_open_whatever_its_counts_say_so_far() -> None:
+    assert judge([batch(0, 0, 10, received=999)]).verdict == "open"
+
+
+def test_sequences_that_are_missing_are_named_with_their_packets() -> None:
+    finding = judge([batch(2, 30, 10), batch(5, 100, 10, received=110, final=1, rejected=60)])
+
+    assert finding.holes == [Hole(0, 2, 30), Hole(3, 2, 60)]
+    assert (finding.verdict, finding.faults, finding.dropped) == ("LOST 90", [], {"rejected": 60})
+
+
+def test_a_hole_in_an_open_stream_is_told_too() -> None:
+    assert judge([batch(0, 0, 10), batch(2, 13, 10)]).verdict == "open, LOST 3"
+
+
+@pytest.mark.parametrize(
+    "batches,fault",
+    [
+        ([batch(0, 0, 10, received=12, kernel_drops=1, final=1)], "12 received, 11 explained: 1 missing"),
+        ([batch(0, 0, 10, received=9, final=1)], "9 received, 10 explained: -1 missing"),
+        ([batch(0, 0, 10), batch(1, 11, 1)], "batch 1 begins at packet 11, and 10 came before it"),
+        ([batch(0, 0, 10), batch(2, 9, 1)], "batch 2 says that fewer packets came before it than are stored"),
+        ([batch(0, 0, 0, final=1), batch(1, 0, 0)], "batch 1 came after the final one"),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_not_balanced(batches: list[Batch], fault: str) -> None:
+    finding = judge(batches)
+
+    assert (finding.verdict, finding.faults) == ("NOT BALANCED", [fault])
+
+
+def test_batches_from_before_books_were_sent_are_open_and_their_holes_of_unknown_size() -> None:
+    finding = judge([Batch(0, 10, None), Batch(2, 10, None)])
+
+    assert (finding.holes, finding.received, finding.verdict) == ([Hole(1, 1, None)], None, "open, LOST 0")
+
+
+# -- the field --------------------------------------------------------------------------------------------------------
+
+
+def test_an_account_is_spelled_in_one_way() -> None:
+    account = Account(1, 2, 3, 1, 4, 5, 6)
+
+    assert account.text == ("first-packet=1, received=2, kernel-drops=3, final=1, rejected=4, too-large=5, corrupt=6")
+    assert Account.parse(account.text) == account
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("=2", "=02"),
+        ("=2", "=-2"),
+        ("=2", "="),
+        (", ", ","),
+        ("received", "Received"),
+        ("final=1", "final=2"),
+        (", corrupt=6", ""),
+        ("corrupt=6", "corrupt=6, more=1"),
+        ("corrupt=6", "corrupt=6 "),
+        ("first-packet=1", f"first-packet={2**63}"),
+        ("first-packet=1, received=2", "received=2, first-packet=1"),
+    ],
+)
+def test_any_other_spelling_is_malformed(change: tuple[str, str]) -> None:
+    text = Account(1, 2, 3, 1, 4, 5, 6).text.replace(*change)
+
+    with pytest.raises(MalformedError):
+        Account.parse(text)
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def store(root: Path, *batches: Batch, file_bytes: int = 100) -> None:
+    """A store whose index has these batches of ten bytes each, in one file."""
+    layout = Layout(root)
+    (root / "f.pcapng").write_bytes(bytes(file_bytes))
+    with closing(Index(layout.index)) as index:
+        index.add_file("f.pcapng")
+        index.commit(
+            Row(BatchId(STREAM, b.sequence), 0, "f.pcapng", 10 * n, 10, b.packets, n, b.books and b.books.text)
+            for n, b in enumerate(batches)
+        )
+
+
+def test_a_good_store_ends_with_0_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store(tmp_path, batch(0, 0, 10), batch(1, 10, 5, received=15, final=1))
+
+    code = cli.main(["audit", str(tmp_path)])
+
+    out = capsys.readouterr().out.splitlines()
+    assert code == 0
+    assert out[1].split() == ["sensor-1", "eth0", "01234567", "2", "15", "15", "0", "balanced"]
+    assert out[2:] == ["1 streams, 0 with something missing"]
+
+
+def test_a_store_with_a_hole_ends_with_1_and_programs_can_read_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(tmp_path, batch(0, 0, 10), batch(3, 25, 5, received=30, final=1))
+
+    code = cli.main(["audit", str(tmp_path), "--json"])
+
+    (audited,) = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert (audited["verdict"], audited["lost"]) == ("LOST 15", 15)
+    assert audited["finding"]["holes"] == [{"first": 1, "count": 2, "packets": 15}]
+
+
+def test_a_file_that_is_shorter_than_its_batches_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store(tmp_path, batch(0, 0, 10), batch(1, 10, 5, received=15, final=1), file_bytes=19)
+
+    code = cli.main(["audit", str(tmp_path)])
+
+    assert code == 1
+    assert "    f.pcapng has 19 bytes, and batches up to 20" in capsys.readouterr().out.splitlines()
+
+
+def test_a_folder_that_is_no_store_is_a_wrong_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.main(["audit", str(tmp_path)])
+
+    assert code == 78
+    assert capsys.readouterr().err.startswith(f"ossensor: {tmp_path}/index.sqlite: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_index_of_version_1_is_taken_over_and_its_rows_have_no_books(tmp_path: Path) -> None:
+    store(tmp_path, batch(0, 0, 10))
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as db:
+        db.executescript("ALTER TABLE batches DROP COLUMN books; PRAGMA user_version = 1;")
+
+    with closing(Index(tmp_path / "index.sqlite")) as index:
+        index.commit([Row(BatchId(STREAM, 1), 0, "f.pcapng", 10, 10, 5, 7, Account(first_packet=10).text)])
+        rows = index._db.execute("SELECT sequence, books FROM batches ORDER BY sequence").fetchall()
+
+    assert rows == [(0, None), (1, Account(first_packet=10).text)]
