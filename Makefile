@@ -3,7 +3,7 @@
 # Debian's python3 is 3.11, the version that pypcap's sdist builds on; another 3.11 can be named: make PYTHON=...
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint system system-test clean
+.PHONY: help install run test lint bench system system-test clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -65,6 +65,9 @@ test: lint  ## lint, types, and every test; in a user namespace where there is n
 	elif unshare -rnm true 2>/dev/null; then \
 	  unshare -rnm sh -c 'ip link set lo up && exec $(BIN)/pytest $(PYTEST_ARGS)'; \
 	else $(BIN)/pytest $(PYTEST_ARGS); fi
+
+bench: system-test install  ## what capturing costs beside tcpdump and dumpcap; some minutes, root
+	@$(BIN)/python bench/capture.py --lossless
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .run build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

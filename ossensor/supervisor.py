@@ -32,7 +32,7 @@ from .interfaces import Interface, Rules, default_route_interfaces, enumerate_in
 from .logs import STATS, fields
 from .netlink import Doorbell
 from .outages import Outages
-from .port import CannotCaptureError, Port
+from .port import CannotCaptureError, Port, open_all_ahead
 from .settings import Settings
 from .spawn import Forge, reap_strangers
 from .transport.protocol import interface_name_ok
@@ -224,29 +224,36 @@ class Supervisor:
     def _add(self, interfaces: list[Interface]) -> None:
         """Captures the interfaces, newcomers all; they share the memory that is left fairly."""
         shares = self._budget.grant([i.index for i in interfaces])
+        ports = []
         for interface in interfaces:
             if interface.index not in shares:
-                self._complaints.say(self._budget.refusal(), interface=interface.name)
-                self._look_at_s = time.monotonic() + _RETRY_S
-            elif not self._add_one(interface, shares[interface.index]):
+                self._not_captured(interface, self._budget.refusal())
+            elif (port := self._maybe_port(interface, shares[interface.index])) is not None:
+                ports.append(port)
+            else:
                 self._budget.give_back(interface.index)
+        open_all_ahead(ports)
+        for port in ports:
+            self._ports[port.interface.index] = port
+            port.describe_filter(self._gate.bank.user)
+            self._uplink.hand_over(port)
+            self._start_worker(port)
 
-    def _add_one(self, interface: Interface, share: Share) -> bool:
+    def _maybe_port(self, interface: Interface, share: Share) -> Port | None:
         if not interface_name_ok(interface.name):
             self._complaints.say("an interface's name cannot be sent", interface=repr(interface.name))
-            return False
+            return None
         try:
             port = Port(interface, self._next_queue, self._recipe, share, self._gate.program)
         except OSError as e:
-            self._complaints.say("no memory for an interface's slots", interface=interface.name, why=e.strerror)
-            self._look_at_s = time.monotonic() + _RETRY_S
-            return False
+            self._not_captured(interface, f"no memory for its slots: {e.strerror}")
+            return None
         self._next_queue += 1
-        self._ports[interface.index] = port
-        port.describe_filter(self._gate.bank.user)
-        self._uplink.hand_over(port)
-        self._start_worker(port)
-        return True
+        return port
+
+    def _not_captured(self, interface: Interface, why: str) -> None:
+        self._complaints.say(why, interface=interface.name)
+        self._look_at_s = time.monotonic() + _RETRY_S
 
     def _retire(self, port: Port, reason: Reason, why: str) -> None:
         """Stops capturing the interface; its batches are still delivered."""

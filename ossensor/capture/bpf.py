@@ -47,6 +47,16 @@ class Statistics(NamedTuple):
     dropped: int
 
 
+def set_option(sock: socket.socket, level: int, option: int, value: bytes) -> None:
+    """setsockopt(2), as socket.setsockopt, but without holding up other threads: that one keeps the interpreter's lock.
+
+    For options that make the kernel wait.
+    """
+    if _libc.setsockopt(sock.fileno(), level, option, value, len(value)) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+
+
 def attach(sock: socket.socket, program: bytes) -> None:
     """Replaces the socket's filter atomically (the kernel swaps one pointer under RCU). Needs no privilege."""
     instructions = ctypes.create_string_buffer(program, len(program))

@@ -152,9 +152,8 @@ def _prepare(sock: socket.socket, interface: Interface, program: bytes, blocks: 
     """Version, ring and filter, then the binding: no packet comes before all of them are there."""
     sock.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
     frames = blocks * (BLOCK_BYTES // _FRAME_BYTES)
-    sock.setsockopt(
-        _SOL_PACKET, _PACKET_RX_RING, _REQUEST.pack(BLOCK_BYTES, blocks, _FRAME_BYTES, frames, timeout_ms, 0, 0)
-    )
+    request = _REQUEST.pack(BLOCK_BYTES, blocks, _FRAME_BYTES, frames, timeout_ms, 0, 0)
+    bpf.set_option(sock, _SOL_PACKET, _PACKET_RX_RING, request)
     bpf.attach(sock, program)
     if interface.loopback:
         bpf.ignore_outgoing(sock)
@@ -165,6 +164,6 @@ def _prepare(sock: socket.socket, interface: Interface, program: bytes, blocks: 
             raise InterfaceGoneError(f"{interface.name} is another interface now")
         if not interface.loopback:
             membership = _MEMBERSHIP.pack(interface.index, _MR_PROMISC, 0, b"")
-            sock.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
+            bpf.set_option(sock, _SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
     except OSError as e:
         raise InterfaceGoneError(f"{interface.name}: {e.strerror}") from e

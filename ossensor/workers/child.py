@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import io
 import logging
 import mmap
@@ -112,6 +113,9 @@ def begin(birth: Birth) -> Signals:
     4. Privilege.
     5. Die with the parent: after 4, because a change of credentials clears the setting.
     """
+    # Objects of the supervisor's are left out of our garbage collections, which would write to all of them, and so copy
+    # every page that fork has us share.
+    gc.freeze()
     sys.stdin = io.StringIO()
     sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115  lives as long as we do
     signal.set_wakeup_fd(-1)

@@ -99,9 +99,8 @@ def test_fifty_interfaces_at_once_are_captured_within_a_second(world: World, tmp
     sensor.wait_for("uploader ready")
     names = [f"cap{n}" for n in range(AT_ONCE)]
     batch = tmp_path / "batch"
-    batch.write_text("".join(f"link add {n} up type veth peer name {n} netns {world.generator.pid}\n" for n in names))
-    for name in names:
-        batch.open("a").write(f"link set {name} up\n")
+    links = [f"link add {name} up type veth peer name {name} netns {world.generator.pid}\n" for name in names]
+    batch.write_text("".join(links))
     other = tmp_path / "other"
     other.write_text("".join(f"link set {name} up\n" for name in names))
 

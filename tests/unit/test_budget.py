@@ -45,6 +45,11 @@ def test_the_floor_is_one_mib_of_ring_and_two_of_slots() -> None:
     assert budget(FLOOR_MB).grant(["eth0"]) == {"eth0": Share(1 * MB, 2 * MB)}
 
 
+@pytest.mark.parametrize("total_mb,ring_mb,buffer_mb", [(47, 15, 32), (25, 8, 17), (24, 8, 16), (10, 3, 7), (4, 1, 3)])
+def test_a_smaller_share_is_split_as_the_whole_one_would_be(total_mb: int, ring_mb: int, buffer_mb: int) -> None:
+    assert budget(total_mb).grant(["eth0"]) == {"eth0": Share(ring_mb * MB, buffer_mb * MB)}
+
+
 def test_one_who_comes_later_gets_at_most_half_of_what_is_left_but_never_less_than_the_floor() -> None:
     b = budget(64)
 

@@ -89,7 +89,7 @@ class Source:
 
     def attributes(self) -> set[str]:
         """Dotted names that it uses, as `os.environ`, with aliases resolved; and `.Process` of anything."""
-        aliases = {}
+        aliases: dict[str, str] = {}
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
                 aliases |= {(a.asname or a.name): a.name for a in node.names}
