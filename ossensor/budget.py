@@ -76,5 +76,5 @@ class Budget:
         """Why an interface got nothing, for people."""
         return (
             f"not captured, no memory is left: OSSENSOR_MEMORY_MB={self._total_mb} is given out to"
-            f" {len(self._given)} interfaces, and each needs {FLOOR_MB} at least"
+            f" {len(self._given)} interfaces, and each needs {FLOOR_MB} MiB at least"
         )

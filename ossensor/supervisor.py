@@ -222,16 +222,21 @@ class Supervisor:
             log.info("captured again", extra=fields(interface=port.label, outage_s=round(outage_s, 3)))
 
     def _add(self, interfaces: list[Interface]) -> None:
-        """Captures the interfaces, newcomers all; they share the memory that is left fairly."""
-        shares = self._budget.grant([i.index for i in interfaces])
+        """Captures the interfaces, newcomers all; they share the memory that is left fairly.
+
+        Shares are known by queue, not by interface: one that was excluded and is back has two while the old one drains.
+        """
+        queues = {i: self._next_queue + n for n, i in enumerate(interfaces)}
+        self._next_queue += len(queues)
+        shares = self._budget.grant(queues.values())
         ports = []
-        for interface in interfaces:
-            if interface.index not in shares:
+        for interface, queue_id in queues.items():
+            if queue_id not in shares:
                 self._not_captured(interface, self._budget.refusal())
-            elif (port := self._maybe_port(interface, shares[interface.index])) is not None:
+            elif (port := self._maybe_port(interface, queue_id, shares[queue_id])) is not None:
                 ports.append(port)
             else:
-                self._budget.give_back(interface.index)
+                self._budget.give_back(queue_id)
         open_all_ahead(ports)
         for port in ports:
             self._ports[port.interface.index] = port
@@ -239,17 +244,15 @@ class Supervisor:
             self._uplink.hand_over(port)
             self._start_worker(port)
 
-    def _maybe_port(self, interface: Interface, share: Share) -> Port | None:
+    def _maybe_port(self, interface: Interface, queue_id: int, share: Share) -> Port | None:
         if not interface_name_ok(interface.name):
             self._complaints.say("an interface's name cannot be sent", interface=repr(interface.name))
             return None
         try:
-            port = Port(interface, self._next_queue, self._recipe, share, self._gate.program)
+            return Port(interface, queue_id, self._recipe, share, self._gate.program)
         except OSError as e:
             self._not_captured(interface, f"no memory for its slots: {e.strerror}")
             return None
-        self._next_queue += 1
-        return port
 
     def _not_captured(self, interface: Interface, why: str) -> None:
         self._complaints.say(why, interface=interface.name)
@@ -312,7 +315,7 @@ class Supervisor:
         if port is None or port.child.alive:
             return
         del self._retired[port.queue_id]
-        self._budget.give_back(port.interface.index)
+        self._budget.give_back(port.queue_id)
         log.info("books closed: %s", port.books(), extra=fields(interface=port.label))
         port.close()
 
