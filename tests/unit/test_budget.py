@@ -74,7 +74,8 @@ def test_the_refusal_names_the_variable_and_what_would_be_needed() -> None:
     b.grant(["a", "b", "c"])
 
     assert b.refusal() == (
-        "not captured, no memory is left: OSSENSOR_MEMORY_MB=8 is given out to 2 interfaces, and each needs 3 MiB at least"
+        "not captured, no memory is left: OSSENSOR_MEMORY_MB=8 is given out to 2 interfaces,"
+        " and each needs 3 MiB at least"
     )
 
 
