@@ -44,7 +44,8 @@ def test_deleted_and_added_again_fifty_times_it_is_captured_each_time(world: Wor
         f"captured again at most {max(delays_s):.3f} s after it was up; outages {min(outages_s)} to {max(outages_s)} s"
     )
     assert max(delays_s) < WITHIN_S
-    assert frames.verdict(range(READDED), world.stored_numbers("cap0")) == ""
+    # Each time is an epoch of its own, and only within one is there an order.
+    assert sorted(world.stored_numbers("cap0")) == list(range(READDED))
 
 
 def test_down_and_up_a_hundred_times_is_the_same_worker_and_the_same_epoch(world: World) -> None:
