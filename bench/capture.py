@@ -107,7 +107,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Processor time per captured packet, beside tcpdump and dumpcap.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of traffic in each run")
-    parser.add_argument("--only", help="frame sizes, separated by commas")
+    parser.add_argument("--only", help="profiles, separated by commas: " + ", ".join(p.name for p in PROFILES))
     parser.add_argument("--lossless", action="store_true", help="search each program's lossless rate, too")
     parser.add_argument("--json", metavar="FILE", help="results for programs")
     arguments = parser.parse_args()
@@ -117,7 +117,7 @@ def main() -> int:
     results: dict[str, dict[str, Any]] = {}
     with link() as on, tempfile.TemporaryDirectory() as folder:
         for profile in PROFILES:
-            if arguments.only and profile.name.split()[0] not in arguments.only.split(","):
+            if arguments.only and profile.name not in arguments.only.split(","):
                 continue
             pcap = Path(folder) / "traffic.pcap"
             mean = write_pcap(pcap, profile)

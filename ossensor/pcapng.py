@@ -58,20 +58,22 @@ def interface_description(name: str, linktype: int, snaplen: int, capture_filter
     return _block(IDB, struct.pack("<HHI", linktype, 0, snaplen) + options)
 
 
-def _timestamp(ns: int) -> bytes:
-    return struct.pack("<II", ns >> 32, ns & 0xFFFFFFFF)
+# Type, length, interface, time high, low; four options of eight bytes, each with its head; their end; length.
+_STATISTICS = struct.Struct("<IIIII HHII HHII HHQ HHQ HH I")
 
 
 def interface_statistics(start_ns: int, end_ns: int, received: int, dropped: int) -> bytes:
     """An ISB. Counts are the epoch's so far: cumulative, as the draft wants them."""
-    options = (
-        _option(_ISB_START, _timestamp(start_ns))
-        + _option(_ISB_END, _timestamp(end_ns))
-        + _option(_ISB_RECEIVED, struct.pack("<Q", received))
-        + _option(_ISB_DROPPED, struct.pack("<Q", dropped))
-        + _OPT_END
+    start = start_ns >> 32, start_ns & 0xFFFFFFFF
+    end = end_ns >> 32, end_ns & 0xFFFFFFFF
+    return _STATISTICS.pack(
+        *(ISB, _STATISTICS.size, 0, *end),
+        *(_ISB_START, 8, *start),
+        *(_ISB_END, 8, *end),
+        *(_ISB_RECEIVED, 8, received),
+        *(_ISB_DROPPED, 8, dropped),
+        *(0, 0, _STATISTICS.size),
     )
-    return _block(ISB, struct.pack("<I", 0) + _timestamp(end_ns) + options)
 
 
 # What close() appends; `used` never grows into it.

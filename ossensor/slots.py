@@ -121,15 +121,9 @@ class Producer:
             region.populate(slot)
         high, low = struct.unpack(">QQ", epoch)
         committed, sequence = region.control(Control.COMMITTED), region.control(Control.SEQUENCE)
-        region.set_header(slot, Header.COMMIT, 0)
-        region.set_header(slot, Header.SEQUENCE, sequence)
-        region.set_header(slot, Header.EPOCH_HIGH, high)
-        region.set_header(slot, Header.EPOCH_LOW, low)
-        region.set_header(slot, Header.BASE, committed)
-        region.set_header(slot, Header.BLOCK_BASE, region.control(Control.BLOCKS))
-        region.set_header(slot, Header.FIRST_PACKET, committed - region.control(Control.EPOCH_START))
-        region.set_header(slot, Header.FIRST_NS, 0)
-        region.set_header(slot, Header.LAST_NS, 0)
+        region.set_headers(slot, Header.COMMIT, 0, sequence, high, low, committed, 0, 0)
+        first_packet = committed - region.control(Control.EPOCH_START)
+        region.set_headers(slot, Header.FIRST_PACKET, first_packet, 0, region.control(Control.BLOCKS))
         region.set_header(slot, Header.STATE, State.FILLING)
         # Killed here: orphan() finds the sequence in the slot.
         region.set_control(Control.SEQUENCE, sequence + 1)
@@ -150,8 +144,7 @@ class Producer:
         """Hands the closed section to the uploader."""
         region = self.region
         region.set_header(slot, Header.LENGTH, closing.length)
-        region.set_header(slot, Header.RECEIVED, closing.received)
-        region.set_header(slot, Header.KERNEL_DROPS, closing.kernel_drops)
+        region.set_headers(slot, Header.RECEIVED, closing.received, closing.kernel_drops)
         region.set_header(slot, Header.FINAL, int(closing.final))
         region.set_header(slot, Header.STATE, State.READY)
         # Killed here: the doorbell is missing. The supervisor rings for a dead worker (ring_for_dead).

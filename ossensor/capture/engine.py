@@ -63,7 +63,6 @@ class Engine(Protocol):
     socket: socket.socket
     linktype: int
     unit_bytes: int  # the most of a slot that one unit of reading (a packet, a block) can take
-    pause_s: float  # how long to let packets gather after a read that found some
     survives_reader: bool  # what a killed worker has not committed is still there, for a successor
 
     def fileno(self) -> int:
@@ -77,6 +76,9 @@ class Engine(Protocol):
 
         Raises InterfaceGoneError when the kernel says so.
         """
+
+    def gather(self, at_most_s: float) -> None:
+        """After a read that found packets: waits for more of them, where that is cheaper than to read few at a time."""
 
     def maybe_trouble(self) -> str | None:
         """What the kernel holds against the socket after POLLERR, taken away by being asked for."""

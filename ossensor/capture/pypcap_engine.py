@@ -30,7 +30,6 @@ class PypcapEngine:
     """See engine.Engine. Closed by the end of its process: pypcap's close() must not run twice, nor after fork."""
 
     survives_reader = False
-    pause_s = 0.0
 
     def __init__(self, handle: pcap.pcap, strays: int, shut_ns: int, snaplen: int) -> None:
         self._handle = handle
@@ -101,6 +100,9 @@ class PypcapEngine:
         if self._handle.dispatch(at_most, on_packet) < 0:
             raise InterfaceGoneError(self._handle.geterr().decode("utf-8", "replace"))
         return moved
+
+    def gather(self, at_most_s: float) -> None:
+        """Nothing: packets cost the same one by one."""
 
     def maybe_trouble(self) -> str | None:
         return None  # dispatch() takes it, and raises what matters

@@ -96,11 +96,12 @@ class CaptureWorker:
             for fd, event in poll.poll(self._timeout_ms()):
                 self._attend(fd, event, signals)
             moved = self._read()
-            if moved:
-                time.sleep(self._engine.pause_s)
             due_s = self._batcher.due_s()
-            if due_s is not None and time.monotonic() >= due_s:
+            left_s = HEARTBEAT_S if due_s is None else due_s - time.monotonic()
+            if left_s <= 0:
                 self._batcher.publish()
+            elif moved:
+                self._engine.gather(left_s)
             if self._drained(moved):
                 return
 

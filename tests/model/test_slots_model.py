@@ -55,6 +55,10 @@ class MortalRegion(Region):
         self._store()
         super().set_header(slot, word, value)
 
+    def set_headers(self, slot: int, first_word: int, *values: int) -> None:
+        for n, value in enumerate(values):
+            self.set_header(slot, first_word + n, value)
+
     def survives(self, stores: int, act: Callable[[], object]) -> bool:
         """False when `act` was killed before its store number `stores`, counted from 0."""
         self.stores_left = stores
@@ -274,7 +278,7 @@ class SlotsMachine(RuleBasedStateMachine):
             with contextlib.suppress(BlockingIOError):
                 os.read(fd, 1 << 16)
 
-    @rule(now=RARELY, stores=st.integers(0, 11), more=st.integers(1, 9), publishing=st.booleans())
+    @rule(now=RARELY, stores=st.integers(0, 12), more=st.integers(1, 9), publishing=st.booleans())
     def producer_is_killed(self, stores: int, more: int, *, now: bool, publishing: bool) -> None:
         """Before a store of whatever it could be doing, or after the last."""
         if not now:
@@ -291,8 +295,8 @@ class SlotsMachine(RuleBasedStateMachine):
         raw, text = self.identity()
         free_before = {n for n in range(self.count) if self.region.state(n) == State.FREE}
         survived = self.region.survives(stores, lambda: self.producer.begin(raw))
-        assert survived is (stores == 11)
-        if stores >= 10:
+        assert survived is (stores == 12)
+        if stores >= 11:
             (self.slot,) = [n for n in free_before if self.region.state(n) == State.FILLING]
             self.note_begun(text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import struct
 
 import pytest
@@ -77,6 +78,26 @@ def test_released_and_unread_blocks_are_counted_also_the_one_being_filled() -> N
     assert [_native.ready(ring, BLOCK, n) for n in (5, 6, 7)] == [False, True, False]
     _native.release(ring, BLOCK, 6, 1)
     assert not _native.ready(ring, BLOCK, 6)
+
+
+def test_gathering_ends_with_the_block_that_it_waits_for_or_with_its_naps() -> None:
+    ring = bytearray(2 * BLOCK)
+    put_block(ring, 0, 5, [Frame(b"a")])
+    put_block(ring, BLOCK, 4, [Frame(b"b")])  # of the round before
+
+    assert [_native.gather(ring, BLOCK, n, 1e-6, 3) for n in (5, 6, 7)] == [0, 3, 3]
+
+
+def test_a_signal_ends_the_gathering() -> None:
+    caught = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: caught.append(number))
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    try:
+        naps = _native.gather(bytearray(BLOCK), BLOCK, 1, 0.9, 1000)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+    assert (naps, caught) == (0, [signal.SIGALRM])
 
 
 def test_a_block_out_of_its_place_is_damaged() -> None:

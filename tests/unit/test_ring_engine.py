@@ -116,9 +116,14 @@ def die_at(step: int, queue: Queue, memory: int) -> bool:
             for n in range(count):
                 mortal(release)(ring, size, sequence + n, 1)
 
+        def one_word_at_a_time(slot: int, first_word: int, *values: int) -> None:
+            for n, value in enumerate(values):
+                region.set_header(slot, first_word + n, value)
+
         try:
             region = Region(queue.region.fd)
             region.set_header = mortal(region.set_header)  # type: ignore[method-assign]
+            region.set_headers = one_word_at_a_time  # type: ignore[method-assign]
             region.set_control = mortal(region.set_control)  # type: ignore[method-assign]
             _native.release = one_by_one  # type: ignore[assignment]
             queue.read_all(memory, region)

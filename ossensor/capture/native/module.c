@@ -1,6 +1,7 @@
 /* ossensor.capture._native: blocks.h for Python. Buffers are checked here; what is in them, there. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <time.h>
 
 #include "blocks.h"
 
@@ -96,6 +97,32 @@ static PyObject *ready(PyObject *Py_UNUSED(self), PyObject *args)
     return PyBool_FromLong(is_ready);
 }
 
+PyDoc_STRVAR(gather_doc,
+"gather(ring, block_bytes, sequence, nap_s, naps) -> int\n\n"
+"Sleeps in naps until the kernel has handed over the block of this sequence, or so many naps are over; says how many.");
+
+static PyObject *gather(PyObject *Py_UNUSED(self), PyObject *args)
+{
+    struct ring ring;
+    Py_ssize_t block_bytes;
+    unsigned long long sequence;
+    double nap_s;
+    int naps, slept = 0;
+    if (!PyArg_ParseTuple(args, "y*nKdi", &ring.memory, &block_bytes, &sequence, &nap_s, &naps)
+        || !ring_take(&ring, block_bytes))
+        return NULL;
+    /* Below a second it needs no tv_sec. Negative and NaN sleep not at all. */
+    struct timespec nap = {0, nap_s > 0 && nap_s < 1 ? (long)(nap_s * 1e9) : 0};
+    const uint8_t *block = block_of(&ring, sequence);
+    Py_BEGIN_ALLOW_THREADS
+    /* A signal ends the nap, and with it the gathering: its handler has rung a doorbell that the caller polls. */
+    while (slept < naps && !(block_ready(block) && block_sequence(block) == sequence) && nanosleep(&nap, NULL) == 0)
+        slept++;
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&ring.memory);
+    return PyLong_FromLong(slept);
+}
+
 PyDoc_STRVAR(release_doc,
 "release(ring, block_bytes, sequence, count)\n\nGives `count` blocks, from this sequence on, back to the kernel.");
 
@@ -161,6 +188,7 @@ static PyObject *unread(PyObject *Py_UNUSED(self), PyObject *args)
 static PyMethodDef methods[] = {
     {"copy", copy, METH_VARARGS, copy_doc},
     {"ready", ready, METH_VARARGS, ready_doc},
+    {"gather", gather, METH_VARARGS, gather_doc},
     {"release", release, METH_VARARGS, release_doc},
     {"release_read", release_read, METH_VARARGS, release_read_doc},
     {"unread", unread, METH_VARARGS, unread_doc},
