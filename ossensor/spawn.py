@@ -13,8 +13,9 @@ from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import Final
 
+from .childlog import Listener, child_handler
 from .errors import Exit
-from .logs import child_handler, fields
+from .logs import fields
 from .workers.child import HELD_BACK, Birth, Heartbeat, Signals, live
 
 log = logging.getLogger(__name__)
@@ -32,12 +33,13 @@ class Forge:
     def __init__(self, uid: int, gid: int) -> None:
         self._uid = uid
         self._gid = gid
+        self._listener = Listener()
 
     def spawn(
         self, name: str, heartbeat: Heartbeat, keep_fds: tuple[int, ...], work: Callable[[Signals], Exit]
     ) -> Process:
         """A running child that does `work` with no privilege and only these descriptors. OSError: there is none."""
-        handler = child_handler(name)
+        handler = child_handler()
         heartbeat.new_life()
         birth = Birth(name, os.getpid(), self._uid, self._gid, handler, heartbeat, keep_fds)
         process = _fork.Process(target=live, args=(birth, work), name=name, daemon=True)
@@ -46,15 +48,23 @@ class Forge:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
         try:
             process.start()
+        except OSError:
+            handler.hang_up()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
-            handler.listen()
+            self._listener.add(handler)
         except RuntimeError as e:  # no thread to be had: the pids limit
             process.kill()
             process.join()
+            handler.hang_up()
             raise OSError(errno.EAGAIN, str(e)) from e
         return Process(process, heartbeat)
+
+    def hear_out(self, at_most_s: float = 0.5) -> None:
+        """When all children are gone: gives what they said a moment to be passed on."""
+        self._listener.wait_for_the_end(at_most_s)
 
 
 class Process:

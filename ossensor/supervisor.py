@@ -401,6 +401,7 @@ class Supervisor:
         self._uplink.end_now()
 
     def _close_books(self) -> None:
+        self._forge.hear_out()
         for port in self._all_ports():
             books = port.books(slots_lost=True)
             where = fields(interface=port.label)

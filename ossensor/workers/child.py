@@ -17,15 +17,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+from ossensor.childlog import ChildHandler
 from ossensor.errors import Exit
-from ossensor.logs import ChildHandler
 
 from . import privileges
 
 log = logging.getLogger(__name__)
 
 _STANDARD_FDS: Final = (0, 1, 2)
-HEARTBEAT_S: Final = 1.0  # a child beats at least this often; ten missed beats are a hang
+HEARTBEAT_S: Final = 2.5  # a child beats at least this often; four missed beats are a hang
 
 
 # Blocked across the fork, until the child can hear them.
@@ -125,7 +125,7 @@ def begin(birth: Birth) -> Signals:
     faulthandler.enable(all_threads=True)
     birth.handler.adopt()
     privileges.set_name(birth.name)
-    _close_all_but({*_STANDARD_FDS, *birth.keep_fds, birth.handler.queue.write_fd()})
+    _close_all_but({*_STANDARD_FDS, *birth.keep_fds, birth.handler.sending.fileno()})
     kept = privileges.drop_everything(birth.uid, birth.gid)
     privileges.die_with_parent(birth.parent_pid)
     if kept:
@@ -147,7 +147,7 @@ def _close_all_but(keep: set[int]) -> None:
 def live(birth: Birth, work: Callable[[Signals], Exit]) -> NoReturn:
     """A child's whole life.
 
-    It ends past every destructor: a pypcap handle must not be closed twice, nor a feeder thread joined.
+    It ends past every destructor: a pypcap handle must not be closed twice.
     """
     try:
         code = work(begin(birth))
@@ -155,5 +155,4 @@ def live(birth: Birth, work: Callable[[Signals], Exit]) -> NoReturn:
         # Not through the log: it may be what is broken.
         traceback.print_exc()
         code = Exit.INTERNAL
-    birth.handler.flush_briefly()
     os._exit(code)

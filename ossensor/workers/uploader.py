@@ -53,6 +53,8 @@ _AGAIN_MAX_S: Final = 30.0
 _DRAIN_PATIENCE_S: Final = 2.5
 # What a slow line must get across for that to be a move; more than a handshake or two.
 _DRAIN_MOVE_BYTES: Final = 64 << 10
+# A drain is over when nothing moves: looked at so often.
+_DRAIN_LOOK_S: Final = 0.25
 _STATS_EVERY_S: Final = 10.0
 # Well above what the client's own limits add up to on a slow line.
 _STUCK_S: Final = 120.0
@@ -184,7 +186,7 @@ class Uploader:
         for line in self._lines.values():
             poll.register(line.consumer.ready_read, select.POLLIN)
         now_s = time.monotonic()
-        until_s = now_s + (HEARTBEAT_S if self._drain_since_s is None else HEARTBEAT_S / 4)
+        until_s = now_s + (HEARTBEAT_S if self._drain_since_s is None else _DRAIN_LOOK_S)
         if (due_s := self._endpoint.due_s()) is not None and len(self._window):
             until_s = min(until_s, due_s)
         if self._may_send() and (due_s := self._window.due_s()) is not None:

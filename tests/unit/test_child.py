@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ossensor.childlog import ChildHandler, Listener
 from ossensor.children import describe
 from ossensor.errors import Exit
-from ossensor.logs import ChildHandler, TextFormatter
+from ossensor.logs import TextFormatter
 from ossensor.workers.child import Birth, Heartbeat, Signals, live
 
 FORK = multiprocessing.get_context("fork")
@@ -84,19 +85,20 @@ def life(
 ) -> tuple[int, list[str]]:
     """The exit code of a child that lives for `work`, and what it logged."""
     said = Said()
-    handler = ChildHandler(said, "child")
+    handler = ChildHandler(said)
     ids = os.getuid(), os.getgid()
     birth = Birth("oss-test", parent_pid or os.getpid(), *ids, handler, heartbeat, keep_fds)
     process = FORK.Process(target=live, args=(birth, work), name="oss-test", daemon=True)
     process.start()
-    handler.listen()
+    listener = Listener()
+    listener.add(handler)
     assert process.pid is not None
     meanwhile(process.pid)
     process.join(DEADLINE_S)
     code = process.exitcode
     assert code is not None
     process.close()
-    handler._receive_thread.join(DEADLINE_S)
+    assert listener.wait_for_the_end(DEADLINE_S)
     # In a user namespace that maps one user there is no other to become, and the child says so.
     return code, [line for line in said.lines if "uid stays" not in line]
 
@@ -188,7 +190,7 @@ def test_a_child_keeps_the_descriptors_on_its_list_and_its_own_and_no_others(hea
             held = {int(name) for name in os.listdir("/proc/self/fd")}  # noqa: PTH208  pathlib's iterdir is no leaner
             handler = logging.getLogger().handlers[0]
             assert isinstance(handler, ChildHandler)
-            log_fd = handler.queue.write_fd()
+            log_fd = handler.sending.fileno()
             listing = {fd for fd in held if not Path(f"/proc/self/fd/{fd}").exists()}  # what held the listing itself
             wakeup = {signals.fileno(), signals._write.fileno()}
             strangers = held - listing - wakeup - {0, 1, 2, write, log_fd}

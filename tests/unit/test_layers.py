@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "ratelimit", "backoff", "pcapng", "ere", "transport.protocol"),
     (
         *("accounting", "filters", "children", "interfaces", "variables", "settings", "configfile"),
-        *("logs", "control", "region", "slots", "netlink", "complaints", "outages", "budget"),
+        *("logs", "childlog", "control", "region", "slots", "netlink", "complaints", "outages", "budget"),
         *("transport.signing", "transport.window", "transport.endpoint", "transport.compression"),
     ),
     ("capture.*", "transport.client"),
@@ -220,8 +220,8 @@ def test_only_one_module_speaks_http_as_a_client() -> None:
     assert users("requests", "urllib3", "http.client", "urllib.request", "httpx", "aiohttp") == {"transport.client"}
 
 
-def test_pickles_are_read_in_one_place_only() -> None:
-    assert users("pickle", "marshal", "shelve", "multiprocessing.shared_memory") <= {"logs"}
+def test_pickles_are_read_nowhere() -> None:
+    assert users("pickle", "marshal", "shelve", "multiprocessing.shared_memory") == set()
 
 
 # -- the checker itself -----------------------------------------------------------------------------------------------
