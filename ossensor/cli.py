@@ -25,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     audit = commands.add_parser("audit", help="hold a vSensor's store against the books of its sensors")
     audit.add_argument("store", metavar="DIR", help="the store's directory; the vSensor may be running")
     audit.add_argument("--json", action="store_true", help="for programs")
+    audit.add_argument("--deep", action="store_true", help="read every stored section too; as slow as the disk")
     vsensor = commands.add_parser("vsensor", help="run the collector")
     from .vsensor.command import add_arguments  # noqa: PLC0415  argparse alone; the server is imported when it runs
 
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         case "audit":
             from .vsensor.audit import run as audit  # noqa: PLC0415  see the module
 
-            return audit(arguments.store, as_json=arguments.json)
+            return audit(arguments.store, as_json=arguments.json, deep=arguments.deep)
         case _:
             from .vsensor.command import run as run_vsensor  # noqa: PLC0415  see the module
 

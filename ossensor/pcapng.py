@@ -177,6 +177,29 @@ def blocks(data: bytes | memoryview) -> Iterator[Block]:
         at += length
 
 
+class Statistics(NamedTuple):
+    """What an ISB says; None where it says nothing."""
+
+    received: int | None
+    dropped: int | None
+
+
+def statistics_of(body: bytes | memoryview) -> Statistics:
+    """An ISB's counts, from its body. Raises FormatError."""
+    found: dict[int, int] = {}
+    at = 12  # interface and time
+    while at + 4 <= len(body):
+        code, length = struct.unpack_from("<HH", body, at)
+        if not code:
+            break
+        if at + 4 + length > len(body):
+            raise FormatError("an option longer than its block")
+        if length == 8:
+            (found[code],) = struct.unpack_from("<Q", body, at + 4)
+        at += 4 + (length + 3 & ~3)
+    return Statistics(found.get(_ISB_RECEIVED), found.get(_ISB_DROPPED))
+
+
 def packets(data: bytes | memoryview) -> Iterator[Packet]:
     """The packets of every section, in file order. Raises FormatError."""
     for kind, body in blocks(data):

@@ -6,6 +6,9 @@ The equation, per stream (sensor, interface, epoch), as integers and exact once 
 
 How many packets a missing sequence held is known from its neighbours: each batch says how many packets of its stream
 came before it. A stream without a final batch is open: its sensor runs still, or was killed.
+
+With `deep` the sections themselves are read: their packets are counted, and the kernel's counts in their statistics
+block are held against those that came signed beside them.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
+from ossensor import pcapng
 from ossensor.errors import Exit
 from ossensor.transport.protocol import Account
 
@@ -29,7 +33,7 @@ from .layout import Layout
 _PROGRESS_S: Final = 1.0
 _ROWS: Final = """
 SELECT b.sensor, b.interface, b.epoch, b.sequence, b.packets, b.books, b.received_ns,
-  b.file, b.offset + b.length, f.length
+  b.file, b.offset, b.length, f.length
 FROM batches AS b LEFT JOIN files AS f ON f.file = b.file
 ORDER BY b.sensor, b.interface, b.epoch, b.sequence
 """
@@ -136,31 +140,62 @@ class Audited:
         return asdict(self) | {"verdict": self.finding.verdict, "lost": self.finding.lost}
 
 
-def audit(layout: Layout) -> Iterator[Audited]:
+def audit(layout: Layout, *, deep: bool = False) -> Iterator[Audited]:
     """Every stream of the store. Raises sqlite3.Error when there is no index, or none that can be read."""
     with closing(sqlite3.connect(f"{layout.index.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as db:
         for stream, rows in groupby(db.execute(_ROWS), key=lambda row: row[:3]):
-            yield _audit_stream(layout, stream, list(rows))
+            yield _audit_stream(layout, stream, list(rows), deep=deep)
 
 
-def _audit_stream(layout: Layout, stream: tuple[str, str, str], rows: list[tuple[Any, ...]]) -> Audited:
-    finding = judge(Batch(row[3], row[4], None if row[5] is None else Account.parse(row[5])) for row in rows)
-    ends = {row[7]: (row[8], row[9]) for row in rows}  # of each file: where its last batch ends, and its length
+def _audit_stream(
+    layout: Layout, stream: tuple[str, str, str], rows: list[tuple[Any, ...]], *, deep: bool
+) -> Audited:
+    batches = [Batch(row[3], row[4], None if row[5] is None else Account.parse(row[5])) for row in rows]
+    finding = judge(batches)
+    ends = {row[7]: (row[8] + row[9], row[10]) for row in rows}  # of each file: its last batch's end, and its length
     for file, (end, length) in ends.items():
         path = layout.root / file
         size = path.stat().st_size if path.exists() else 0
         if length is None or end > min(length, size):
             finding.faults.append(f"{file} has {size} bytes, and batches up to {end}")
+        elif deep:
+            with path.open("rb") as opened:
+                for batch, row in zip(batches, rows, strict=True):
+                    if row[7] == file:
+                        opened.seek(row[8])
+                        finding.faults += contradictions(batch, opened.read(row[9]))
     return Audited(*stream, first_ns=rows[0][6], last_ns=rows[-1][6], finding=finding)
 
 
-def run(store: str, *, as_json: bool) -> int:
+def contradictions(batch: Batch, section: bytes) -> list[str]:
+    """What a stored section says otherwise than the fields that came with it. Pure."""
+    name = f"batch {batch.sequence}"
+    packets, counts = 0, None
+    try:
+        for kind, body in pcapng.blocks(section):
+            packets += kind == pcapng.EPB
+            if kind == pcapng.ISB:
+                counts = pcapng.statistics_of(body)
+    except pcapng.FormatError as e:
+        return [f"{name} cannot be read: {e}"]
+    faults = []
+    if packets != batch.packets:
+        faults.append(f"{name} holds {packets} packets, and was sent as {batch.packets}")
+    if counts is None:
+        faults.append(f"{name} has no statistics block")
+    elif batch.books is not None and counts != (batch.books.received, batch.books.kernel_drops):
+        told = f"{batch.books.received} received, {batch.books.kernel_drops} dropped"
+        faults.append(f"{name} says {counts.received} received, {counts.dropped} dropped inside, and {told} beside")
+    return faults
+
+
+def run(store: str, *, as_json: bool, deep: bool = False) -> int:
     """0: all that is closed balances and nothing is missing; 1: something is; 78: there is no such store."""
     layout = Layout(Path(store))
     found = []
     told_s = time.monotonic()
     try:
-        for audited in audit(layout):
+        for audited in audit(layout, deep=deep):
             found.append(audited)
             if sys.stderr.isatty() and time.monotonic() - told_s > _PROGRESS_S:
                 told_s = time.monotonic()

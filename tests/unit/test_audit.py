@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ossensor import cli
+from ossensor import cli, pcapng
 from ossensor.transport.protocol import Account, BatchId, MalformedError, Stream
-from ossensor.vsensor.audit import Batch, Finding, Hole, judge
+from ossensor.vsensor.audit import Batch, Finding, Hole, contradictions, judge
 from ossensor.vsensor.index import Index, Row
 from ossensor.vsensor.layout import Layout
 
@@ -101,6 +101,37 @@ def test_any_other_spelling_is_malformed(change: tuple[str, str]) -> None:
 
     with pytest.raises(MalformedError):
         Account.parse(text)
+
+
+# -- sections against the books -----------------------------------------------------------------------------------------
+
+
+def section(packets: int, received: int, kernel_drops: int) -> bytes:
+    memory = bytearray(4096)
+    prologue = pcapng.section_header("test") + pcapng.interface_description("eth0", 1, 262_144, "", "Linux")
+    made = pcapng.Section.open(memoryview(memory), prologue)
+    for n in range(packets):
+        assert made.add(n, bytes(60), 60)
+    return bytes(memory[: made.close(0, 9, received, kernel_drops)])
+
+
+def test_a_section_that_says_what_its_batch_says_is_no_contradiction() -> None:
+    assert contradictions(batch(3, 0, 10, received=12, kernel_drops=2), section(10, 12, 2)) == []
+    assert contradictions(Batch(3, 10, None), section(10, 12, 2)) == []
+
+
+@pytest.mark.parametrize(
+    "stored,fault",
+    [
+        (section(9, 12, 2), "batch 3 holds 9 packets, and was sent as 10"),
+        (section(10, 13, 2), "batch 3 says 13 received, 2 dropped inside, and 12 received, 2 dropped beside"),
+        (section(10, 12, 1), "batch 3 says 12 received, 1 dropped inside, and 12 received, 2 dropped beside"),
+        (section(10, 12, 2)[:-1], "batch 3 cannot be read: block length 104 at offset 1052"),
+        (section(10, 12, 2)[: -pcapng.CLOSING_BYTES], "batch 3 has no statistics block"),
+    ],
+)
+def test_a_section_that_says_otherwise_is_named(stored: bytes, fault: str) -> None:
+    assert contradictions(batch(3, 0, 10, received=12, kernel_drops=2), stored) == [fault]
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
