@@ -41,7 +41,8 @@ def uploader_plan(settings: Settings) -> UploaderPlan:
     return UploaderPlan(
         host=settings.vsensor_hostname,
         port=settings.vsensor_port,
-        key=Key(settings.hmac_key),
+        keys=tuple(Key(secret) for secret in (settings.hmac_key, settings.hmac_key_next) if secret),
+        pinned=settings.tls == "key",
         sensor=settings.sensor_name,
         application=_APPLICATION,
     )

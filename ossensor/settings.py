@@ -20,6 +20,7 @@ from . import configfile
 from .errors import ConfigurationError
 from .variables import (
     BPF,
+    CA_FILE,
     CONFIG_PATH,
     DEFAULT_ROUTE,
     DEVICE,
@@ -28,6 +29,7 @@ from .variables import (
     INCLUDE,
     KEY,
     KEY_FILE,
+    KEY_NEXT,
     OLD_NAMES,
     ROWS,
     SENSOR_NAME,
@@ -52,6 +54,8 @@ class Settings:
     vsensor_hostname: str
     vsensor_port: int
     hmac_key: bytes = field(repr=False)
+    hmac_key_next: bytes = field(repr=False)
+    tls: Literal["key", "ca"]
     ca_file: Path | None
     network_device: tuple[str, ...] | None
     config_path: Path
@@ -89,7 +93,7 @@ class Loaded:
         lines = []
         for row in describe():
             explicit = self.sources[row.name] != "default"
-            if row.name not in {KEY, CONFIG_PATH}:
+            if row.name not in {KEY, KEY_NEXT, CONFIG_PATH}:
                 text = self.texts[row.name] if explicit else row.default
                 lines.append(configfile.Line(row.name, text, explicit, row.meaning))
         return lines
@@ -140,7 +144,7 @@ class _Findings:
         text = self.given.get(name)
         if text is None:
             return "not given"
-        if name == KEY or (name == KEY_FILE and not text.startswith("/")):
+        if name in {KEY, KEY_NEXT} or (name == KEY_FILE and not text.startswith("/")):
             # KEY_FILE too: what is no absolute path may be the key itself, given under the wrong name.
             return "got a value that is not shown"
         return f"got {text[:_SHOWN_CHARACTERS]!r}" + ("..." if len(text) > _SHOWN_CHARACTERS else "")
@@ -234,6 +238,10 @@ def _judge(
         findings.fault(BPF, reason)
     if 0 < len(form.hmac_key or form.hmac_key_file) < _SHORT_KEY_BYTES:
         findings.warnings.append(f"the HMAC key is shorter than {_SHORT_KEY_BYTES} bytes, and can be guessed")
+    if 0 < len(form.hmac_key_next) < _SHORT_KEY_BYTES:
+        findings.warnings.append(f"{KEY_NEXT} is shorter than {_SHORT_KEY_BYTES} bytes, and can be guessed")
+    if form.ca_file is not None and form.tls == "key":
+        findings.warnings.append(f"{CA_FILE} counts with VSENSOR_TLS=ca only; the certificate is proven with the key")
     return form
 
 
@@ -255,8 +263,9 @@ def load(
         in_environment, in_file = row.name in findings.environment, row.name in findings.file
         sources[row.name] = "environment" if in_environment else f"file {path}" if in_file else "default"
         texts[row.name] = findings.given.get(row.name, row.default)
-    if texts[KEY]:
-        texts[KEY] = _MASK
+    for name in (KEY, KEY_NEXT):
+        if texts[name]:
+            texts[name] = _MASK
     texts[SENSOR_NAME] = settings.sensor_name
     return Loaded(settings, sources, findings.warnings, texts)
 
@@ -276,15 +285,15 @@ def load_interface_settings(
     return InterfaceSettings(form.network_device, form.exclude, form.include, remarks)
 
 
-def load_vsensor_key(environ: Mapping[str, str]) -> bytes:
-    """The key, for the collector: from the environment only, by the sensor's rules. Raises ConfigurationError."""
+def load_vsensor_keys(environ: Mapping[str, str]) -> list[bytes]:
+    """The keys, for the collector: from the environment only, by the sensor's rules. Raises ConfigurationError."""
     findings = _Findings()
-    findings.take({name: environ[name] for name in _KEYS if name in environ}, findings.environment)
+    findings.take({name: environ[name] for name in (*_KEYS, KEY_NEXT) if name in environ}, findings.environment)
     findings.check_key()
     form = findings.form()
     if findings.faults:
         raise findings.error(findings.in_order())
-    return form.hmac_key or form.hmac_key_file
+    return [key for key in (form.hmac_key or form.hmac_key_file, form.hmac_key_next) if key]
 
 
 __all__ = [
@@ -297,5 +306,5 @@ __all__ = [
     "interface_names",
     "load",
     "load_interface_settings",
-    "load_vsensor_key",
+    "load_vsensor_keys",
 ]

@@ -134,7 +134,7 @@ def _require_net_raw() -> None:
 def _tls_context(settings: Settings) -> ssl.SSLContext:
     from .transport.client import tls_context  # noqa: PLC0415  see run()
 
-    return tls_context(str(settings.ca_file) if settings.ca_file else None)
+    return tls_context(settings.tls, str(settings.ca_file) if settings.ca_file else None)
 
 
 def _write_config(loaded: Loaded) -> None:

@@ -24,6 +24,7 @@ from .transport.protocol import sensor_name_ok
 HOSTNAME: Final = "VSENSOR_HOSTNAME"
 KEY: Final = "VSENSOR_HMAC_KEY"
 KEY_FILE: Final = "VSENSOR_HMAC_KEY_FILE"
+KEY_NEXT: Final = "VSENSOR_HMAC_KEY_NEXT"
 DEVICE: Final = "OSSENSOR_NETWORK_DEVICE"
 EXCLUDE: Final = "NETWORK_DEVICE_EXCLUDELIST"
 INCLUDE: Final = "NETWORK_DEVICE_INCLUDELIST"
@@ -213,10 +214,23 @@ class Form(BaseSettings):
         "A file that holds the key instead; one line break at its end is not part of the key.",
         "the path of a readable file with one line of UTF-8 text",
     )
+    hmac_key_next: Annotated[bytes, BeforeValidator(_key)] = _variable(
+        KEY_NEXT,
+        "The key that comes after this one: while both are given, either is good, so that the key can be changed at one"
+        " end after the other.",
+        "text without line breaks",
+    )
     vsensor_port: _Whole = _number("VSENSOR_PORT", "The vSensor's port.", 1, 65535, default=443)
+    tls: Literal["key", "ca"] = _variable(
+        "VSENSOR_TLS",
+        "How the vSensor's certificate is judged: `key`, it is proven with the shared key, and pinned; `ca`, it must"
+        " lead to a CA and bear the host name, and the key is proven too.",
+        "key or ca",
+        default="key",
+    )
     ca_file: Annotated[Path | None, BeforeValidator(_certificates)] = _variable(
         CA_FILE,
-        "Certificates (PEM) that the vSensor's must lead to, or its own. Empty: those of the system.",
+        "With VSENSOR_TLS=ca: certificates (PEM) that the vSensor's must lead to, or its own. Empty: the system's.",
         "the path of a readable file of PEM certificates",
     )
     network_device: Annotated[tuple[str, ...] | None, BeforeValidator(_devices)] = _variable(

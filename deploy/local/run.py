@@ -28,7 +28,7 @@ _STOP_WITHIN_S: Final = 40.0  # more than the sensor's own drain limit
 
 
 # What this script decides; every other variable of the environment reaches the sensor.
-DECIDED: Final = ("VSENSOR_HOSTNAME", "VSENSOR_PORT", "VSENSOR_HMAC_KEY", "VSENSOR_CA_FILE", "OSSENSOR_CONFIG_PATH")
+DECIDED: Final = ("VSENSOR_HOSTNAME", "VSENSOR_PORT", "VSENSOR_HMAC_KEY", "VSENSOR_TLS", "OSSENSOR_CONFIG_PATH")
 
 
 def make_key() -> None:
@@ -125,7 +125,6 @@ def main() -> int:
             ["run"],
             VSENSOR_HOSTNAME=HOST,
             VSENSOR_PORT=str(PORT),
-            VSENSOR_CA_FILE=str(STORE / "tls/cert.pem"),
             OSSENSOR_CONFIG_PATH=str(RUN / "ossensor.cfg"),
         )
         print(f"Packets arrive in {STORE.relative_to(ROOT)}/<sensor>/<interface>/*.pcapng; Ctrl-C stops.", flush=True)

@@ -1,4 +1,4 @@
-"""One attempt to deliver one batch: sign, PUT, verify the reply. The only module that opens client sockets.
+"""One attempt to register or to deliver a batch: sign, send, verify. The only module that opens client sockets.
 
 Invariant: a batch counts as delivered, or as refused for good, only by a reply that carries the vSensor's signature
 over this very request. Whatever else comes back (a proxy's page, an unsigned refusal, silence) is "no answer".
@@ -25,9 +25,10 @@ import requests.adapters
 import urllib3
 import urllib3.connection
 
-from . import protocol
+from . import protocol, registration
 from .compression import compressor
 from .protocol import BatchId, MalformedError, Outcome, parse_number
+from .registration import ImpostorError, Question
 from .signing import Key, Nonce, RefusedError, Reply, Request, sign_request, verify_reply
 
 # Connecting takes one round trip where it works at all; the reply may wait for the vSensor's disk.
@@ -62,6 +63,8 @@ class Job:
     generation: int
     created_s: int
     nonce: Nonce
+    key: Key
+    pin: str = ""  # SHA-256 of the certificate that was proven, in hex; empty where CAs decide
     account: protocol.Account = _NO_ACCOUNT
 
 
@@ -80,10 +83,27 @@ class Result:
     trouble: str = ""  # NO_ANSWER: what to do about it, in words
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What came of a Question: the key that was proven to be held there, or `trouble`."""
+
+    question: Question
+    detail: str
+    key: Key | None = None
+    pin: str = ""
+    vsensor_time_s: int = 0
+    retry_after_s: float = 0.0
+    trouble: str = ""
+
+
+class PinError(ssl.SSLError):
+    """The certificate is not the one that was proven."""
+
+
 class _Adapter(requests.adapters.HTTPAdapter):
     """Connects to a literal address, and verifies the certificate for the name that was configured.
 
-    `connected` is told each new socket.
+    `connected` is given each new socket before anything is sent, and may refuse it.
     """
 
     def __init__(self, host: str, context: ssl.SSLContext, connected: Callable[[Any], None]) -> None:
@@ -91,11 +111,13 @@ class _Adapter(requests.adapters.HTTPAdapter):
             def connect(self) -> None:
                 super().connect()
                 connected(self.sock)
+                self.is_verified = True  # by CAs or by `connected`; urllib3 would warn of the latter
 
         class Pool(urllib3.HTTPSConnectionPool):
             ConnectionCls = Connection
 
         self._pool_class = Pool
+        self._context = context
         # OpenSSL checks the name. `assert_hostname` would have urllib3 do it, and log the certificate by itself.
         self._tls: dict[str, Any] = {"ssl_context": context, "server_hostname": host}
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
@@ -106,24 +128,36 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:  # noqa: ARG002
         """Requests would load certifi's roots into our context here; the context already says whom to trust."""
-        conn.cert_reqs = "CERT_REQUIRED"
+        conn.cert_reqs = self._context.verify_mode
 
 
-def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Verifies against that file, or against the system's CAs. Raises OSError or ssl.SSLError for a bad file."""
-    context = ssl.create_default_context(cafile=ca_file)
+def tls_context(trust: str, ca_file: str | None) -> ssl.SSLContext:
+    """For `ca`, verifies against that file or the system's CAs; for `key`, nothing: what is there is proven and pinned.
+
+    Raises OSError or ssl.SSLError for a bad file.
+    """
+    if trust == "ca":
+        context = ssl.create_default_context(cafile=ca_file)
+    else:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def _sha256_of(sock: Any) -> str:
+    return hashlib.sha256(sock.getpeercert(binary_form=True)).hexdigest()
 
 
 class Client:
     """One connection's worth of sending; each sender thread has its own."""
 
-    def __init__(self, host: str, port: int, key: Key, context: ssl.SSLContext, user_agent: str) -> None:
+    def __init__(self, host: str, port: int, context: ssl.SSLContext, user_agent: str) -> None:
         self._host = host.strip("[]").rstrip(".")  # certificates name no root
         self._port = port
-        self._key = key
         self._context = context
+        self._pin = ""
         self._user_agent = user_agent
         self.authority = host if port == 443 else f"{host}:{port}"
         self._session: requests.Session | None = None
@@ -139,6 +173,8 @@ class Client:
 
     def _connected(self, sock: Any) -> None:
         self._socket = sock
+        if self._pin and _sha256_of(sock) != self._pin:
+            raise PinError(0, "the certificate is not the one that was proven")
 
     def acknowledged_bytes(self) -> int:
         """What the peer's TCP has acknowledged on this connection (tcpi_bytes_acked, linux/tcp.h); 0 without one.
@@ -164,12 +200,55 @@ class Client:
         def result(kind: Kind, detail: str, **more: Any) -> Result:
             return Result(job, kind, detail, clock() - started_s, **more)
 
+        if job.pin != self._pin:
+            self.close()
+            self._pin = job.pin
         body = self._body(job)
         request = self._signed(job, body)
-        host = f"[{job.address}]" if ":" in job.address else job.address
         try:
-            with self._open().put(
-                f"https://{host}:{self._port}{job.batch.path}",
+            reply, content = self._exchange(request, job.address, body)
+        except _NoAnswerError as e:
+            return result(Kind.NO_ANSWER, e.detail, trouble=e.trouble)
+        return self._judge(reply, content, body, job.key, result)
+
+    def prove(self, question: Question) -> Proof:
+        """Asks who is there. Never raises for what a peer or a network does.
+
+        The connection is not used again: what is sent later goes where the certificate has been held against the pin.
+        """
+        proof = Proof(question, "no key", trouble="there is no key to ask with")
+        for key, nonce in zip(question.keys, question.nonces, strict=True):
+            self.close()
+            self._pin = ""
+            proof = self._prove(question, key, nonce)
+            if proof.key is not None:
+                break
+        self.close()
+        return proof
+
+    def _prove(self, question: Question, key: Key, nonce: Nonce) -> Proof:
+        request, body = registration.ask(question, key, nonce, authority=self.authority, application=self._user_agent)
+        try:
+            reply, content = self._exchange(request, question.address, body)
+            pin = _sha256_of(self._socket) if question.bound else ""
+            vsensor_time_s = registration.judge(reply, content, key, pin or None)
+        except _NoAnswerError as e:
+            return Proof(question, e.detail, trouble=e.trouble)
+        except RefusedError as e:
+            retry_after_s = _retry_after(reply.headers)
+            detail, trouble = _not_signed(reply.status_code, e)
+            return Proof(question, detail, retry_after_s=retry_after_s, trouble=trouble)
+        except ImpostorError as e:
+            return Proof(question, str(e), trouble=_IMPOSTOR)
+        return Proof(question, "proven", key, pin, vsensor_time_s)
+
+    def _exchange(self, request: Request, address: str, body: memoryview | bytes) -> tuple[Reply, bytes]:
+        """The reply, believed by nobody yet, with its content. Raises _NoAnswerError."""
+        host = f"[{address}]" if ":" in address else address
+        try:
+            with self._open().request(
+                request.method,
+                f"https://{host}:{self._port}{request.url.removeprefix(f'https://{self.authority}')}",
                 data=cast(bytes, body),  # the stubs do not know that a memoryview is sent without a copy
                 headers=dict(request.headers),
                 timeout=(_CONNECT_TIMEOUT_S, _REPLY_TIMEOUT_S),
@@ -177,17 +256,16 @@ class Client:
                 stream=True,
             ) as response:
                 content = _whole(response)
-                status, headers = response.status_code, response.headers
+                return Reply(response.status_code, request, dict(response.headers)), content
         except (requests.RequestException, OSError) as e:
             self.close()
-            return result(Kind.NO_ANSWER, _named(e), trouble=_trouble(e))
+            raise _NoAnswerError(e) from e
         except Exception as e:
             # urllib3 lets a few of its own through while a body is read (ProtocolError, LocationParseError).
             if not type(e).__module__.startswith(("urllib3", "http.client")):
                 raise
             self.close()
-            return result(Kind.NO_ANSWER, _named(e), trouble=_trouble(e))
-        return self._judge(request, status, headers, content, body, result)
+            raise _NoAnswerError(e) from e
 
     def _body(self, job: Job) -> memoryview | bytes:
         if job.compress:
@@ -208,37 +286,25 @@ class Client:
         request.headers[protocol.FIELD_PACKETS] = str(job.packets)
         request.headers[protocol.FIELD_BOOKS] = job.account.text
         digest = hashlib.sha256(body).digest()
-        sign_request(request, digest, key=self._key, tag=protocol.TAG_DATA, created_s=job.created_s, nonce=job.nonce)
+        sign_request(request, digest, key=job.key, tag=protocol.TAG_DATA, created_s=job.created_s, nonce=job.nonce)
         return request
 
     def _judge(
-        self,
-        request: Request,
-        status: int,
-        headers: Mapping[str, str],
-        content: bytes,
-        body: memoryview | bytes,
-        result: Callable[..., Result],
+        self, reply: Reply, content: bytes, body: memoryview | bytes, key: Key, result: Callable[..., Result]
     ) -> Result:
-        retry_after_s = _retry_after(headers)
-        reply = Reply(status, request, dict(headers))
+        retry_after_s = _retry_after(reply.headers)
         try:
-            verify_reply(reply, content, keys={self._key.id: self._key}, tag=protocol.TAG_DATA_REPLY)
-            outcome = Outcome(headers[protocol.FIELD_OUTCOME])
-            vsensor_time_s = parse_number(headers[protocol.FIELD_TIME])
+            verify_reply(reply, content, keys={key.id: key}, tag=protocol.TAG_DATA_REPLY)
+            outcome = Outcome(reply.headers[protocol.FIELD_OUTCOME])
+            vsensor_time_s = parse_number(reply.headers[protocol.FIELD_TIME])
         except (RefusedError, MalformedError, KeyError, ValueError) as e:
-            hint = ": is VSENSOR_HMAC_KEY the same at both ends?" if status == 401 else ""
             self.close()
-            return result(
-                Kind.NO_ANSWER,
-                f"status {status}: {e}",
-                retry_after_s=retry_after_s,
-                trouble=f"the vSensor's answer is not signed with our key{hint}",
-            )
+            detail, trouble = _not_signed(reply.status_code, e)
+            return result(Kind.NO_ANSWER, detail, retry_after_s=retry_after_s, trouble=trouble)
         given_up = Kind.REFUSED if outcome.permanent else Kind.AGAIN
         return result(
             Kind.ACKNOWLEDGED if outcome.acknowledged else given_up,
-            f"{status} {outcome.value}",
+            f"{reply.status_code} {outcome.value}",
             outcome=outcome,
             wire_bytes=len(body),
             vsensor_time_s=vsensor_time_s,
@@ -280,9 +346,33 @@ def _named(error: BaseException) -> str:
 
 
 def _trouble(error: BaseException) -> str:
-    if isinstance(_innermost(error), ssl.SSLCertVerificationError):
+    cause = _innermost(error)
+    if isinstance(cause, PinError):
+        return "the vSensor's certificate has changed; it must prove itself again"
+    if isinstance(cause, ssl.SSLCertVerificationError):
         return "the vSensor's certificate is not accepted: VSENSOR_CA_FILE must lead to it, and it must bear the name"
     return "the vSensor cannot be reached"
+
+
+def _not_signed(status: int, error: Exception) -> tuple[str, str]:
+    """Detail and trouble of a reply that is nobody's whom we trust."""
+    hint = ": is VSENSOR_HMAC_KEY the same at both ends?" if status == 401 else ""
+    return f"status {status}: {error}", f"the vSensor's answer is not signed with our key{hint}"
+
+
+_IMPOSTOR: Final = (
+    "somebody stands between us and the vSensor, which has another certificate"
+    " (where TLS ends at a load balancer, VSENSOR_TLS=ca is for that)"
+)
+
+
+class _NoAnswerError(Exception):
+    """Nothing came back, or nothing that is HTTP."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.detail = _named(error)
+        self.trouble = _trouble(error)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -1,7 +1,8 @@
 """Which address of the vSensor is used, and when it is tried again. Pure: a clock and events in, one wish out.
 
-Invariant: no address is OPEN, hence connected to, before the supervisor has confirmed that every capture socket's
-filter excludes it; and after a failure nothing is sent until the back-off is over, and then one request, not all.
+Invariant: no address is connected to before the supervisor has confirmed that every capture socket's filter excludes
+it; none is OPEN before who is there has proved to be the vSensor; and after a failure nothing is sent until the
+back-off is over, and then one request, not all.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class State(Enum):
     RESOLVING = auto()
     UNGUARDED = auto()  # wants the filters to exclude the addresses
     GUARDING = auto()
+    UNPROVEN = auto()  # wants the vSensor to prove itself
+    PROVING = auto()
     OPEN = auto()
     WAITING = auto()  # for the back-off to end
 
@@ -36,6 +39,7 @@ class Event(Enum):
     ASKED = auto()  # the wish was passed on
     RESOLVED = auto()
     GUARDED = auto()
+    PROVEN = auto()
     FAILED = auto()  # this address; another is left
     EXHAUSTED = auto()  # every address failed, or the lookup or the guard did
     DUE = auto()
@@ -46,9 +50,13 @@ _TABLE: Final = {
     (State.RESOLVING, Event.RESOLVED): State.UNGUARDED,
     (State.RESOLVING, Event.EXHAUSTED): State.WAITING,
     (State.UNGUARDED, Event.ASKED): State.GUARDING,
-    (State.GUARDING, Event.GUARDED): State.OPEN,
+    (State.GUARDING, Event.GUARDED): State.UNPROVEN,
     (State.GUARDING, Event.EXHAUSTED): State.WAITING,
-    (State.OPEN, Event.FAILED): State.OPEN,
+    (State.UNPROVEN, Event.ASKED): State.PROVING,
+    (State.PROVING, Event.PROVEN): State.OPEN,
+    (State.PROVING, Event.FAILED): State.UNPROVEN,
+    (State.PROVING, Event.EXHAUSTED): State.WAITING,
+    (State.OPEN, Event.FAILED): State.UNPROVEN,
     (State.OPEN, Event.EXHAUSTED): State.WAITING,
     (State.WAITING, Event.DUE): State.UNRESOLVED,
 }
@@ -72,7 +80,7 @@ class Endpoint:
         self._state = _TABLE[self._state, event]
 
     def wants(self, now_s: float) -> State:
-        """UNRESOLVED or UNGUARDED ask the caller to act and then call `asked`; OPEN allows sending."""
+        """UNRESOLVED, UNGUARDED and UNPROVEN ask the caller to act and then call `asked`; OPEN allows sending."""
         if self._state is State.WAITING and now_s >= self._not_before_s:
             self._step(Event.DUE)
         return self._state
@@ -105,6 +113,10 @@ class Endpoint:
         else:
             self._exhausted(now_s, 0.0)
 
+    def proven(self) -> None:
+        """The key was proven at the present address. What failed before is not forgotten for that: see `succeeded`."""
+        self._step(Event.PROVEN)
+
     @property
     def address(self) -> str:
         return self._addresses[0]
@@ -122,7 +134,7 @@ class Endpoint:
 
     def failed(self, generation: int, now_s: float, retry_after_s: float = 0.0) -> None:
         """A request to the address of that generation got no answer that counts; stale news is ignored."""
-        if generation != self.generation or self._state is not State.OPEN:
+        if generation != self.generation or self._state not in {State.PROVING, State.OPEN}:
             return
         self.generation += 1
         if len(self._addresses) > 1:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 CONTENT_TYPE: Final = "application/x-pcapng"
+CONTROL_TYPE: Final = "application/json"
 
 # Signed fields of ours. Everything that begins with the prefix must be covered by the signature (signing.py).
 FIELD_PREFIX: Final = "ossensor-"
@@ -21,10 +22,13 @@ FIELD_PACKETS: Final = "ossensor-packets"  # packets in the section
 FIELD_BOOKS: Final = "ossensor-books"  # an Account: what the sensor's books say of the stream as of this batch
 FIELD_TIME: Final = "ossensor-time"  # reply: the vSensor's clock, Unix seconds
 FIELD_OUTCOME: Final = "ossensor-outcome"  # reply: an Outcome's value
+FIELD_CERTIFICATE: Final = "ossensor-certificate"  # reply to a registration: SHA-256 of the vSensor's certificate, hex
 
 # A tag separates channels: what was signed for one is refused on another (RFC 9421 section 2.3, "tag").
 TAG_DATA: Final = "ossensor-data"
 TAG_DATA_REPLY: Final = "ossensor-data-reply"
+TAG_CONTROL: Final = "ossensor-control"
+TAG_CONTROL_REPLY: Final = "ossensor-control-reply"
 
 # 60 s either way: Hawk's and Standard Webhooks' order of magnitude; NTP-less containers drift by seconds, not minutes.
 WINDOW_S: Final = 60
@@ -32,12 +36,14 @@ WINDOW_S: Final = 60
 # A slot is at most 4 MiB; zstd's worst case adds 0.4 %. Twice that leaves room without letting a peer fill memory.
 MAX_SECTION_BYTES: Final = 8 << 20
 MAX_BODY_BYTES: Final = 8 << 20
+MAX_CONTROL_BYTES: Final = 16 << 10  # a registration is some hundred bytes
 MAX_SEQUENCE: Final = 2**63 - 1  # SQLite's integers are signed
 
 _SENSOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _EPOCH = re.compile(r"[0-9a-f]{32}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 _PATH = re.compile(r"/v1/sensors/([^/]+)/epochs/([^/]+)/interfaces/([^/]+)/batches/([^/]+)")
+_REGISTRATION_PATH = re.compile(r"/v1/sensors/([^/]+)/registration")
 _ACCOUNT_BYTES_MAX = 256
 _INTERFACE_BYTES_MAX = 15  # IFNAMSIZ less the NUL
 
@@ -113,6 +119,18 @@ class BatchId:
         return batch
 
 
+def registration_path(sensor: str) -> str:
+    return f"/v1/sensors/{sensor}/registration"
+
+
+def registering_sensor(path: str) -> str:
+    """The sensor that a registration's path names. Raises MalformedError for any other path."""
+    match = _REGISTRATION_PATH.fullmatch(path)
+    if match is None or not sensor_name_ok(match[1]):
+        raise MalformedError("no such resource")
+    return match[1]
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """The sensor's books of a stream as of one batch, in packets; what `ossensor audit` holds the store against.
@@ -151,7 +169,7 @@ class _Rule(NamedTuple):
 
 
 class Outcome(Enum):
-    """What a signed reply says of a batch, with its status and whether trying again can help.
+    """What a signed reply says of a request, with its status and whether trying again can help.
 
     Permanent outcomes are the only ones after which a sensor gives a batch up, and only when the reply is signed: an
     unsigned refusal may be anybody's.
@@ -159,6 +177,7 @@ class Outcome(Enum):
 
     STORED = "stored"
     PRESENT = "present"
+    REGISTERED = "registered"
     MALFORMED = "malformed"
     TOO_LARGE = "too-large"
     STALE = "stale"
@@ -185,6 +204,7 @@ class Outcome(Enum):
 _RULES: Final = {
     Outcome.STORED: _Rule(201, permanent=False),
     Outcome.PRESENT: _Rule(200, permanent=False),
+    Outcome.REGISTERED: _Rule(200, permanent=False),
     Outcome.MALFORMED: _Rule(422, permanent=True),
     Outcome.TOO_LARGE: _Rule(413, permanent=True),
     Outcome.STALE: _Rule(401, permanent=False),  # heals itself: the reply carries the vSensor's clock

@@ -147,9 +147,7 @@ def audit(layout: Layout, *, deep: bool = False) -> Iterator[Audited]:
             yield _audit_stream(layout, stream, list(rows), deep=deep)
 
 
-def _audit_stream(
-    layout: Layout, stream: tuple[str, str, str], rows: list[tuple[Any, ...]], *, deep: bool
-) -> Audited:
+def _audit_stream(layout: Layout, stream: tuple[str, str, str], rows: list[tuple[Any, ...]], *, deep: bool) -> Audited:
     batches = [Batch(row[3], row[4], None if row[5] is None else Account.parse(row[5])) for row in rows]
     finding = judge(batches)
     ends = {row[7]: (row[8] + row[9], row[10]) for row in rows}  # of each file: its last batch's end, and its length

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from starlette.applications import Starlette
@@ -21,8 +21,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ossensor.transport.protocol import (
+    FIELD_CERTIFICATE,
     FIELD_OUTCOME,
     FIELD_TIME,
+    TAG_CONTROL,
+    TAG_CONTROL_REPLY,
     TAG_DATA_REPLY,
     Outcome,
 )
@@ -38,6 +41,7 @@ from .store import Append, Store
 # 256 MiB: eight streams with their whole window of 4 MiB sections in flight, or some hundreds with the usual 1 MiB.
 BUDGET_BYTES: Final = 256 << 20
 
+_REGISTRATION: Final = "/v1/sensors/{sensor}/registration"
 _PATH: Final = "/v1/sensors/{sensor}/epochs/{epoch}/interfaces/{interface}/batches/{sequence}"
 
 
@@ -75,32 +79,44 @@ class Collector:
         store: Store,
         index: Index,
         clock: Callable[[], float],
+        certificate_sha256: str,
         budget_bytes: int = BUDGET_BYTES,
         body_pause_s: float = PAUSE_S,
     ) -> None:
         self._keys = keys
         self._store = store
         self._clock = clock
+        self._certificate_sha256 = certificate_sha256
         self._body_pause_s = body_pause_s
         self._gate = verify.Gate(clock())
         self._order = Order(index.next, index.has)
         self.budget = Budget(budget_bytes)
         self.tally: Counter[str] = Counter()  # replies by outcome; "unauthentic" is none of them
         self.app = Starlette(
-            routes=[Route(_PATH, self.put_batch, methods=["PUT"])],
+            routes=[
+                Route(_PATH, self.put_batch, methods=["PUT"]),
+                Route(_REGISTRATION, self.post_registration, methods=["POST"]),
+            ],
             exception_handlers={HTTPException: _bare},
         )
         self.app.router.redirect_slashes = False
 
     async def put_batch(self, request: Request) -> Response:
         """One batch: authentic, fresh, whole, well formed, in its turn, stored."""
+        return await self._take(request, self._answer)
+
+    async def post_registration(self, request: Request) -> Response:
+        """Who asks is told, signed, which certificate is ours; see transport/registration.py."""
+        return await self._take(request, self._register)
+
+    async def _take(self, request: Request, answer: Callable[[verify.Head, Body], Awaitable[Response]]) -> Response:
         head = _head(request)
         content_bytes = verify.content_bytes(head)
         if content_bytes is None:
             return _closing(411)
         body = Body(request.receive, content_bytes, self._body_pause_s)
         try:
-            reply = await self._answer(head, body)
+            reply = await answer(head, body)
             # A reply before the end of the body is lost when the peer, still sending, gets a reset for an answer. So
             # the rest is read and thrown away, up to what an honest sensor sends.
             if not await body.discard():
@@ -109,6 +125,20 @@ class Collector:
             self.tally["gone"] += 1
             return _closing(408)
         return reply
+
+    async def _register(self, head: verify.Head, body: Body) -> Response:
+        try:
+            authentic = verify.authenticate(head, self._keys, TAG_CONTROL)
+        except RefusedError:
+            self.tally["unauthentic"] += 1
+            return Response(status_code=401)
+        outcome = self._gate.judge_registration(head, authentic, self._clock())
+        if outcome is Outcome.REGISTERED:
+            _, sha256 = await body.read()
+            if not body_matches(authentic.verified.content_digest, sha256):
+                outcome = Outcome.ALTERED
+        self.tally[outcome.value] += 1
+        return self._signed(authentic, outcome, TAG_CONTROL_REPLY, {FIELD_CERTIFICATE: self._certificate_sha256})
 
     async def _answer(self, head: verify.Head, body: Body) -> Response:
         """The reply. Raises GoneError when the body does not come."""
@@ -120,7 +150,7 @@ class Collector:
         verdict = self._gate.judge(head, authentic, self._clock())
         outcome = verdict if isinstance(verdict, Outcome) else await self._receive(verdict, body)
         self.tally[outcome.value] += 1
-        return self._signed(authentic, outcome)
+        return self._signed(authentic, outcome, TAG_DATA_REPLY, {})
 
     async def _receive(self, upload: verify.Upload, body: Body) -> Outcome:
         """The outcome of an upload that may begin."""
@@ -152,10 +182,11 @@ class Collector:
         section.check(data)  # a look at both ends: cheaper than a thread
         return data
 
-    def _signed(self, authentic: verify.Authentic, outcome: Outcome) -> Response:
+    def _signed(self, authentic: verify.Authentic, outcome: Outcome, tag: str, fields: Mapping[str, str]) -> Response:
         now_s = int(self._clock())
         reply = Reply(outcome.status, authentic.request)
         reply.headers[FIELD_TIME] = str(now_s)
         reply.headers[FIELD_OUTCOME] = outcome.value
-        sign_reply(reply, b"", key=authentic.key, tag=TAG_DATA_REPLY, created_s=now_s)
+        reply.headers.update(fields)
+        sign_reply(reply, b"", key=authentic.key, tag=tag, created_s=now_s)
         return Response(status_code=outcome.status, headers=dict(reply.headers))

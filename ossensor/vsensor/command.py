@@ -58,7 +58,7 @@ def _refuse(error: ConfigurationError) -> int:
 
 def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     # pydantic is slow to import, and `--help` needs none of it.
-    from ossensor.settings import load_vsensor_key  # noqa: PLC0415
+    from ossensor.settings import load_vsensor_keys  # noqa: PLC0415
 
     faults: list[str] = []
     # 1. Everything that can be judged without touching anything, so that all faults are shown at once.
@@ -66,9 +66,9 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     rotate_mb = _positive(args.rotate_mb, faults)
     if (args.tls_cert is None) != (args.tls_key is None):
         faults.append("--tls-cert and --tls-key: give both, or neither for a self-signed certificate")
-    secret = b""
+    secrets: list[bytes] = []
     try:
-        secret = load_vsensor_key(environ)
+        secrets = load_vsensor_keys(environ)
     except ConfigurationError as e:
         faults += e.faults
     # 2. The folder: the certificate and the lock lie in it.
@@ -77,10 +77,13 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if faults or lock is None:
         raise ConfigurationError(faults)
     with lock:
-        return _listen(args, layout, address, Key(secret), rotate_mb)
+        keys = {key.id: key for key in map(Key, secrets)}
+        return _listen(args, layout, address, keys, rotate_mb)
 
 
-def _listen(args: argparse.Namespace, layout: Layout, address: tuple[str, int], key: Key, rotate_mb: int) -> int:
+def _listen(
+    args: argparse.Namespace, layout: Layout, address: tuple[str, int], keys: Mapping[str, Key], rotate_mb: int
+) -> int:
     # 3. The certificate, before the port: a port that answers must answer with it.
     pair = _certificate(args, layout, address[0])
     # 4. The port, before the fork: every successor inherits it.
@@ -89,13 +92,13 @@ def _listen(args: argparse.Namespace, layout: Layout, address: tuple[str, int], 
         host, port = listener.getsockname()[:2]
         report = Report(_write, layout.root, as_json=args.json)
         report.listening(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", pair.certificate, pair.sha256)
-        return _keep(layout, pair, key, listener, report, durable=not args.no_fsync, rotate_mb=rotate_mb)
+        return _keep(layout, pair, keys, listener, report, durable=not args.no_fsync, rotate_mb=rotate_mb)
 
 
 def _keep(
     layout: Layout,
     pair: certificate.Certificate,
-    key: Key,
+    keys: Mapping[str, Key],
     listener: socket.socket,
     report: Report,
     *,
@@ -108,7 +111,7 @@ def _keep(
 
         report.serving(os.getpid())
         try:
-            return run(Settings({key.id: key}, layout.root, pair, durable, rotate_mb << 20), listener, report)
+            return run(Settings(keys, layout.root, pair, durable, rotate_mb << 20), listener, report)
         except ConfigurationError as e:
             return _refuse(e)
 

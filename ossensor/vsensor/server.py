@@ -128,7 +128,7 @@ def run(settings: Settings, listener: socket.socket, report: Report) -> int:
     try:
         # A reader of its own: the event loop looks things up while the writer is in a transaction.
         with closing(Index(layout.index, durable=settings.durable)) as index:
-            collector = Collector(settings.keys, store, index, steady_clock())
+            collector = Collector(settings.keys, store, index, steady_clock(), settings.certificate.sha256)
             server = make_server(collector, settings.certificate)
             with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
                 runner.run(_serve(server, listener, lambda: report.progress(store.totals(), collector.tally)))

@@ -19,17 +19,20 @@ import http_sf
 
 from ossensor.transport.protocol import (
     CONTENT_TYPE,
+    CONTROL_TYPE,
     FIELD_BOOKS,
     FIELD_FLOOR,
     FIELD_PACKETS,
     FIELD_PREFIX,
     MAX_BODY_BYTES,
+    MAX_CONTROL_BYTES,
     TAG_DATA,
     Account,
     BatchId,
     MalformedError,
     Outcome,
     parse_number,
+    registering_sensor,
 )
 from ossensor.transport.signing import Key, RefusedError, Request, Verified, in_window, verify_request
 
@@ -135,13 +138,13 @@ def _request(head: Head) -> Request:
     return request
 
 
-def authenticate(head: Head, keys: Mapping[str, Key]) -> Authentic:
+def authenticate(head: Head, keys: Mapping[str, Key], tag: str = TAG_DATA) -> Authentic:
     """The request, once a holder of one of `keys` has been shown to have signed it. Raises RefusedError otherwise."""
     request = _request(head)
     length = content_bytes(head)
     if length is None:
         raise RefusedError("no usable Content-Length")
-    verified = verify_request(request, keys=keys, tag=TAG_DATA)
+    verified = verify_request(request, keys=keys, tag=tag)
     return Authentic(request, keys[verified.key_id], verified, length)
 
 
@@ -186,8 +189,22 @@ class Gate:
             return Outcome.MALFORMED
         if authentic.content_bytes > MAX_BODY_BYTES:
             return Outcome.TOO_LARGE
+        return self._refusal(upload.batch.stream.sensor, authentic, now_s) or upload
+
+    def judge_registration(self, head: Head, authentic: Authentic, now_s: float) -> Outcome:
+        """REGISTERED, or the outcome to sign instead. The body is not judged."""
+        try:
+            sensor = registering_sensor(head.path)
+        except MalformedError:
+            return Outcome.MALFORMED
+        if head.query or authentic.request.headers.get("content-type") != CONTROL_TYPE or sensor in RESERVED_SENSORS:
+            return Outcome.MALFORMED
+        if authentic.content_bytes > MAX_CONTROL_BYTES:
+            return Outcome.TOO_LARGE
+        return self._refusal(sensor, authentic, now_s) or Outcome.REGISTERED
+
+    def _refusal(self, sensor: str, authentic: Authentic, now_s: float) -> Outcome | None:
         created_s = authentic.verified.created_s
         if created_s <= self._stale_to_s or not in_window(created_s, now_s):
             return Outcome.STALE
-        refusal = self._replay.check_and_mark(upload.batch.stream.sensor, authentic.verified.nonce, now_s)
-        return refusal or upload
+        return self._replay.check_and_mark(sensor, authentic.verified.nonce, now_s)

@@ -4,6 +4,8 @@ Invariant: a slot is settled only when the vSensor acknowledged its batch, or re
 when its header cannot be true. Until then it stays READY in shared memory, so this process may die at any instruction:
 its successor finds every batch again, and the vSensor recognises those that had arrived.
 
+No batch leaves before the vSensor has proved to hold the key (transport/registration.py), again after each failure.
+
 The main thread decides everything (window, endpoint, slots); sender threads make one attempt each and report.
 """
 
@@ -30,10 +32,11 @@ from ossensor.errors import Exit
 from ossensor.logs import SEND, fields
 from ossensor.region import Region
 from ossensor.slots import Batch, Consumer
-from ossensor.transport.client import Client, Job, Kind, Result
+from ossensor.transport.client import Client, Job, Kind, Proof, Result
 from ossensor.transport.compression import Advice
 from ossensor.transport.endpoint import Endpoint, State
 from ossensor.transport.protocol import Account, BatchId, Outcome, Stream
+from ossensor.transport.registration import Question
 from ossensor.transport.signing import Key, Nonce
 from ossensor.transport.window import Window
 
@@ -66,7 +69,8 @@ class Plan:
 
     host: str
     port: int
-    key: Key
+    keys: tuple[Key, ...]  # the one in use, and the next one while they are being changed
+    pinned: bool  # the vSensor's certificate is proven with the key, not verified by CAs
     sensor: str
     application: str
 
@@ -114,18 +118,21 @@ class Uploader:
         self._nonce_run = secrets.token_hex(16)
         self._nonce_count = 0
         self._clock_offset_s = 0
+        self._proof: Proof | None = None  # of the address in use
+        self._proving_since_s: float | None = None
         self._answered = False
         self._complaints = Complaints(log)
         self._totals = Totals()
         self._stats_at_s = time.monotonic() + _STATS_EVERY_S
         self._drain_since_s: float | None = None
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[Result | list[str]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Result | Proof | list[str]] = queue.SimpleQueue()
         self._items: dict[BatchId, tuple[str, Item]] = {}
         self._since_s: dict[BatchId, float] = {}  # of the attempts under way, oldest first
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
-        self._clients = [Client(plan.host, plan.port, plan.key, context, plan.application) for _ in range(SENDERS)]
+        self._clients = [Client(plan.host, plan.port, context, plan.application) for _ in range(SENDERS)]
+        self._prover = Client(plan.host, plan.port, context, plan.application)
         self._moved_bytes = 0
         for number, client in enumerate(self._clients):
             threading.Thread(target=self._sender, args=(client,), name=f"sender-{number}", daemon=True).start()
@@ -141,7 +148,7 @@ class Uploader:
                 generation = job.generation
             self._report(client.send(job))
 
-    def _report(self, news: Result | list[str]) -> None:
+    def _report(self, news: Result | Proof | list[str]) -> None:
         self._done.put(news)
         with contextlib.suppress(OSError):
             self._wake_write.send(b"!")
@@ -154,6 +161,10 @@ class Uploader:
             log.debug("lookup: %s", e)
             found = []
         self._report(list(dict.fromkeys(str(entry[4][0]) for entry in found)))
+
+    def _prove(self, question: Question) -> None:
+        """A thread of its own, too: none of the senders may be kept from what is under way to the last address."""
+        self._report(self._prover.prove(question))
 
     # -- the main thread ------------------------------------------------------------------------------------------
 
@@ -231,8 +242,29 @@ class Uploader:
                 self._endpoint.asked()
                 if not self._channel.send("guard", flows=self._endpoint.flows):
                     self._endpoint.guarded(time.monotonic(), ok=False)
+            case State.UNPROVEN:
+                self._endpoint.asked()
+                self._proving_since_s = time.monotonic()
+                question = Question(
+                    self._plan.sensor,
+                    self._endpoint.address,
+                    self._endpoint.generation,
+                    self._plan.keys,
+                    self._now_s(),
+                    tuple(self._next_nonce() for _ in self._plan.keys),
+                    bound=self._plan.pinned,
+                )
+                threading.Thread(target=self._prove, args=(question,), name="prover", daemon=True).start()
             case _:
                 pass
+
+    def _next_nonce(self) -> Nonce:
+        self._nonce_count += 1
+        return Nonce(self._nonce_run, self._nonce_count)
+
+    def _now_s(self) -> int:
+        """By the vSensor's clock, as far as it has told us."""
+        return int(time.time()) + self._clock_offset_s
 
     def _may_send(self) -> bool:
         return self._window.in_flight < self._endpoint.concurrency(SENDERS)
@@ -245,7 +277,8 @@ class Uploader:
             stream, sequence, item = chosen
             line = self._lines[item.queue_id]
             batch = BatchId(Stream(self._plan.sensor, item.batch.epoch, line.interface), sequence)
-            self._nonce_count += 1
+            if self._proof is None or self._proof.key is None:
+                raise AssertionError("only a proof opens the endpoint")
             self._totals.attempts += 1
             self._items[batch] = (stream, item)
             self._since_s[batch] = time.monotonic()
@@ -258,8 +291,10 @@ class Uploader:
                     compress=line.advice.worth_trying(len(item.section)),
                     address=self._endpoint.address,
                     generation=self._endpoint.generation,
-                    created_s=int(time.time()) + self._clock_offset_s,
-                    nonce=Nonce(self._nonce_run, self._nonce_count),
+                    created_s=self._now_s(),
+                    nonce=self._next_nonce(),
+                    key=self._proof.key,
+                    pin=self._proof.pin,
                     account=_account(item.batch, line.consumer.region.dropped()),
                 )
             )
@@ -272,6 +307,8 @@ class Uploader:
                 news = self._done.get_nowait()
                 if isinstance(news, Result):
                     self._conclude(news)
+                elif isinstance(news, Proof):
+                    self._proved(news)
                 else:
                     self._resolved(news)
 
@@ -279,6 +316,28 @@ class Uploader:
         if not addresses:
             self._complaints.say("VSENSOR_HOSTNAME does not resolve", host=self._plan.host)
         self._endpoint.resolved(addresses, time.monotonic())
+
+    def _proved(self, proof: Proof) -> None:
+        self._proving_since_s = None
+        question = proof.question
+        log.log(SEND, "registration", extra=fields(address=question.address, answer=proof.detail))
+        if proof.key is None:
+            self._complaints.say(proof.trouble, host=self._plan.host, address=question.address, why=proof.detail)
+            self._endpoint.failed(question.generation, time.monotonic(), proof.retry_after_s)
+            return
+        if (self._proof is None or self._proof.pin != proof.pin) and proof.pin:
+            where = fields(host=self._plan.host, address=question.address, certificate_sha256=proof.pin)
+            log.info("the vSensor has proved to hold the key; its certificate is pinned", extra=where)
+        self._proof = proof
+        self._learn_time(proof.vsensor_time_s)
+        self._endpoint.proven()
+
+    def _learn_time(self, vsensor_time_s: int) -> None:
+        """Only a signed reply may move our idea of the time, and only the offset: the clock stays its owner's."""
+        offset_s = vsensor_time_s - int(time.time())
+        if abs(offset_s - self._clock_offset_s) > 1:
+            self._clock_offset_s = offset_s
+            self._complaints.say("the clocks differ; signing by the vSensor's", offset_s=offset_s)
 
     def _conclude(self, result: Result) -> None:
         job = result.job
@@ -319,12 +378,8 @@ class Uploader:
         if self._drain_since_s is not None:
             self._drain_since_s = time.monotonic()  # it is there, and speaks
         if result.outcome is Outcome.STALE and result.vsensor_time_s is not None:
-            # Only a signed reply may move our idea of the time, and only the offset: the clock stays its owner's.
             # A vSensor that has just started calls everything signed before that stale, with no offset at all.
-            offset_s = result.vsensor_time_s - int(time.time())
-            if abs(offset_s - self._clock_offset_s) > 1:
-                self._clock_offset_s = offset_s
-                self._complaints.say("the clocks differ; signing by the vSensor's", offset_s=offset_s)
+            self._learn_time(result.vsensor_time_s)
         elif result.outcome is not Outcome.OUT_OF_ORDER:
             self._complaints.say("the vSensor cannot take a batch now", answer=result.detail)
         self._window.fail(
@@ -377,7 +432,8 @@ class Uploader:
 
         A thread cannot be ended, a process can: the slots keep everything, and a successor starts with fresh threads.
         """
-        oldest_s = next(iter(self._since_s.values()), None)
+        since_s = [next(iter(self._since_s.values()), None), self._proving_since_s]
+        oldest_s = min((s for s in since_s if s is not None), default=None)
         if oldest_s is None or time.monotonic() - oldest_s < _STUCK_S:
             return False
         log.error("an attempt does not end; starting afresh", extra=fields(after_s=_STUCK_S))

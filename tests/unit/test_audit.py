@@ -103,7 +103,7 @@ def test_any_other_spelling_is_malformed(change: tuple[str, str]) -> None:
         Account.parse(text)
 
 
-# -- sections against the books -----------------------------------------------------------------------------------------
+# -- sections against the books ---------------------------------------------------------------------------------------
 
 
 def section(packets: int, received: int, kernel_drops: int) -> bytes:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime as dt
 import hashlib
 import io
 import os
 import socket
 import ssl
-import struct
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from ipaddress import ip_address
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zstandard
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from scripted_server import KEY, NAME, Certificates, Heard, Script, Server, make_certificates, raw
 
 from ossensor.transport import client as client_module
 from ossensor.transport.client import Client, Job, Kind, Result, tls_context
@@ -37,154 +29,17 @@ from ossensor.transport.protocol import (
     Outcome,
     Stream,
 )
-from ossensor.transport.signing import Key, Nonce, Reply, Request, body_matches, sign_reply, verify_request
+from ossensor.transport.signing import Key, Nonce, Reply, body_matches, sign_reply, verify_request
 
-KEY = Key(b"k" * 32)
 OTHER_KEY = Key(b"o" * 32)
-NAME = "vsensor.test"
 NOW_S = 1_795_000_000
 SECTION = os.urandom(64) * 32
 BATCH = BatchId(Stream("sensor-1", "0123456789abcdef" * 2, "eth0"), 7)
 
 
-@dataclass
-class Heard:
-    """A request as it crossed the wire."""
-
-    method: str
-    target: str
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def request(self) -> Request:
-        """As the vSensor rebuilds it for verification: the authority is what the Host field says."""
-        host = next(v for k, v in self.headers.items() if k.lower() == "host")
-        made = Request(self.method, f"https://{host}{self.target}")
-        made.headers.update(self.headers)
-        return made
-
-
-Script = Callable[[Heard], bytes | None]
-
-
-@dataclass
-class Server:
-    """Answers every request with what `script` makes of it, then keeps the connection; None closes it instead."""
-
-    context: ssl.SSLContext
-    script: Script = lambda _: None
-    heard: list[Heard] = field(default_factory=list)
-    connections: int = 0
-    reset: bool = False
-    close_after_reply: bool = False
-
-    def __post_init__(self) -> None:
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-        self.closed = threading.Event()
-        self.threads = [threading.Thread(target=self._accept, daemon=True)]
-        self.threads[0].start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                plain, _ = self.socket.accept()
-            except OSError:
-                return
-            self.connections += 1
-            thread = threading.Thread(target=self._serve, args=(plain,), daemon=True)
-            self.threads.append(thread)
-            thread.start()
-
-    def _serve(self, plain: socket.socket) -> None:
-        with plain, contextlib.suppress(OSError):
-            plain.settimeout(20)
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # 40 ms a reply otherwise
-            with self.context.wrap_socket(plain, server_side=True) as tls, tls.makefile("rb") as stream:
-                while (heard := self._read(stream)) is not None:
-                    self.heard.append(heard)
-                    answer = self.script(heard)
-                    if self.reset:
-                        tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    if answer is None:
-                        break
-                    tls.sendall(answer)
-                    if self.close_after_reply:
-                        break
-        self.closed.set()
-
-    def _read(self, stream: io.BufferedReader) -> Heard | None:
-        line = stream.readline()
-        if not line:
-            return None
-        method, target, _ = line.decode().split()
-        headers = {}
-        while (line := stream.readline().strip()) != b"":
-            name, _, value = line.decode().partition(": ")
-            headers[name] = value
-        return Heard(method, target, headers, stream.read(int(headers["Content-Length"])))
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
-        for thread in self.threads:
-            thread.join(20)
-            assert not thread.is_alive()
-
-
-# -- certificates -----------------------------------------------------------------------------------------------------
-
-
-def certificate(folder: Path, stem: str, names: list[x509.GeneralName], days: int = 1) -> tuple[Path, ssl.SSLContext]:
-    """A self-signed certificate, and a server's context with it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, stem)])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=3))
-        .not_valid_after(now + dt.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file, key_file = folder / f"{stem}.pem", folder / f"{stem}.key"
-    file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file, key_file)
-    return file, context
-
-
-@dataclass
-class Certificates:
-    """The server's certificate, and ones that must not be taken for it."""
-
-    ca_file: Path
-    good: ssl.SSLContext
-    stranger_file: Path
-    stranger: ssl.SSLContext
-    expired_file: Path
-    expired: ssl.SSLContext
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    folder = tmp_path_factory.mktemp("tls")
-    names = [x509.DNSName(NAME), x509.IPAddress(ip_address("127.0.0.1"))]
-    return Certificates(
-        *certificate(folder, "good", names),
-        *certificate(folder, "stranger", names),
-        *certificate(folder, "expired", names, days=-1),
-    )
+    return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
@@ -202,23 +57,17 @@ def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def client(server: Server, certificates: Certificates) -> Iterator[Client]:
-    made = Client(NAME, server.port, KEY, tls_context(str(certificates.ca_file)), "ossensor/0.1.0")
+    made = Client(NAME, server.port, tls_context("ca", str(certificates.ca_file)), "ossensor/0.1.0")
     yield made
     made.close()
 
 
 def job(count: int = 1, section: bytes = SECTION, *, compress: bool = False, address: str = "127.0.0.1") -> Job:
     nonce = Nonce("f" * 32, count)
-    return Job(BATCH, memoryview(bytearray(section)), 12, 5, compress, address, 3, NOW_S, nonce)
+    return Job(BATCH, memoryview(bytearray(section)), 12, 5, compress, address, 3, NOW_S, nonce, KEY)
 
 
 # -- replies ----------------------------------------------------------------------------------------------------------
-
-
-def raw(status: int, headers: dict[str, str], body: bytes, length: int | None = None) -> bytes:
-    lines = [f"HTTP/1.1 {status} Whatever", *[f"{name}: {value}" for name, value in headers.items()]]
-    lines.append(f"Content-Length: {len(body) if length is None else length}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def signed(
@@ -311,7 +160,7 @@ def test_the_largest_section_crosses_whole(server: Server, client: Client) -> No
 def test_the_authority_leaves_out_the_default_port_only(
     certificates: Certificates, host: str, port: int, expected: str
 ) -> None:
-    assert Client(host, port, KEY, certificates.good, "x").authority == expected
+    assert Client(host, port, certificates.good, "x").authority == expected
 
 
 def test_every_attempt_is_signed_afresh(server: Server, client: Client) -> None:
@@ -359,7 +208,7 @@ def test_a_connection_that_the_vsensor_closed_meanwhile_is_replaced_without_a_wo
 
 def test_a_literal_address_as_host_is_verified_as_one(server: Server, certificates: Certificates) -> None:
     server.script = answer
-    client = Client("127.0.0.1", server.port, KEY, tls_context(str(certificates.ca_file)), "x")
+    client = Client("127.0.0.1", server.port, tls_context("ca", str(certificates.ca_file)), "x")
 
     assert client.send(job()).kind is Kind.ACKNOWLEDGED
     client.close()
@@ -367,7 +216,7 @@ def test_a_literal_address_as_host_is_verified_as_one(server: Server, certificat
 
 def test_upper_case_in_the_configured_name_changes_nothing(server: Server, certificates: Certificates) -> None:
     server.script = answer
-    client = Client("VSensor.Test", server.port, KEY, tls_context(str(certificates.ca_file)), "x")
+    client = Client("VSensor.Test", server.port, tls_context("ca", str(certificates.ca_file)), "x")
 
     assert client.send(job()).kind is Kind.ACKNOWLEDGED
     client.close()
@@ -561,7 +410,7 @@ def test_silence_ends_at_the_timeout(server: Server, client: Client, monkeypatch
 def test_a_refused_connection_is_no_answer(certificates: Certificates) -> None:
     with socket.create_server(("127.0.0.1", 0)) as placeholder:
         port = placeholder.getsockname()[1]
-    client = Client(NAME, port, KEY, tls_context(str(certificates.ca_file)), "x")
+    client = Client(NAME, port, tls_context("ca", str(certificates.ca_file)), "x")
     result = client.send(job())
 
     assert summary(result) == (Kind.NO_ANSWER, None, 0)
@@ -622,7 +471,7 @@ def test_a_peer_cannot_make_the_explanation_long(server: Server, client: Client)
 
 def attempt(served: ssl.SSLContext, ca_file: Path | None, host: str = NAME) -> tuple[Result, list[Heard]]:
     server = Server(served, answer)
-    client = Client(host, server.port, KEY, tls_context(None if ca_file is None else str(ca_file)), "x")
+    client = Client(host, server.port, tls_context("ca", None if ca_file is None else str(ca_file)), "x")
     result = client.send(job())
     client.close()
     server.close()
@@ -667,7 +516,7 @@ def test_a_server_that_speaks_no_tls_gets_no_request(certificates: Certificates)
 
         thread = threading.Thread(target=greet)
         thread.start()
-        client = Client(NAME, plain.getsockname()[1], KEY, tls_context(str(certificates.ca_file)), "x")
+        client = Client(NAME, plain.getsockname()[1], tls_context("ca", str(certificates.ca_file)), "x")
 
         assert client.send(job()).kind is Kind.NO_ANSWER
         thread.join(20)
@@ -699,14 +548,14 @@ def test_proxies_and_netrc_of_the_environment_are_not_used(
 
 def test_a_ca_file_that_is_none_is_an_error_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        tls_context(str(tmp_path / "missing.pem"))
+        tls_context("ca", str(tmp_path / "missing.pem"))
     (tmp_path / "bad.pem").write_text("not a certificate")
     with pytest.raises(ssl.SSLError):
-        tls_context(str(tmp_path / "bad.pem"))
+        tls_context("ca", str(tmp_path / "bad.pem"))
 
 
 def test_the_context_takes_nothing_below_tls_1_2_and_always_verifies(certificates: Certificates) -> None:
-    context = tls_context(str(certificates.ca_file))
+    context = tls_context("ca", str(certificates.ca_file))
 
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)

@@ -38,6 +38,14 @@ def open_it(e: Endpoint, *addresses: str, now_s: float = 0.0) -> Endpoint:
     assert e.wants(now_s) is State.UNGUARDED
     e.asked()
     e.guarded(now_s, ok=True)
+    return prove_it(e, now_s)
+
+
+def prove_it(e: Endpoint, now_s: float = 0.0) -> Endpoint:
+    assert e.wants(now_s) is State.UNPROVEN
+    assert e.concurrency(4) == 0
+    e.asked()
+    e.proven()
     assert e.wants(now_s) is State.OPEN
     return e
 
@@ -56,13 +64,20 @@ def test_a_pair_moves_as_the_table_says_or_raises(state: State, event: Event) ->
         assert e._state is state
 
 
-def test_only_a_guard_opens_and_a_failure_never_opens_what_was_shut() -> None:
-    opening = {pair for pair, state in _TABLE.items() if state is State.OPEN}
+def test_only_a_proof_opens_and_only_a_guarded_address_may_be_asked_for_one() -> None:
+    into = {state: {pair for pair, to in _TABLE.items() if to is state} for state in (State.OPEN, State.UNPROVEN)}
 
-    assert opening == {(State.GUARDING, Event.GUARDED), (State.OPEN, Event.FAILED)}
+    assert into == {
+        State.OPEN: {(State.PROVING, Event.PROVEN)},
+        State.UNPROVEN: {
+            (State.GUARDING, Event.GUARDED),
+            (State.PROVING, Event.FAILED),
+            (State.OPEN, Event.FAILED),
+        },
+    }
 
 
-def test_a_new_endpoint_is_looked_up_then_guarded_then_open() -> None:
+def test_a_new_endpoint_is_looked_up_then_guarded_then_proven_then_open() -> None:
     e = endpoint()
     assert (e.generation, e.concurrency(4), e.reachable, e.due_s()) == (0, 0, False, None)
 
@@ -82,8 +97,8 @@ def test_flows_name_every_address_that_may_be_connected_to() -> None:
 
 def test_addresses_of_earlier_lookups_stay_excluded_and_none_is_named_twice() -> None:
     e = open_it(endpoint(), "192.0.2.1", "192.0.2.2")
-    for _ in range(2):
-        e.failed(e.generation, 0.0)
+    e.failed(e.generation, 0.0)
+    prove_it(e).failed(e.generation, 0.0)
     open_it(e, "192.0.2.3", "192.0.2.1", now_s=100.0)
 
     assert sorted(f.address for f in e.flows) == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
@@ -95,8 +110,9 @@ def test_however_many_addresses_a_lookup_gives_none_is_used_that_the_guard_did_n
     guarded = {f.address for f in e.flows}
     used = {e.address}
     while e.wants(0.0) is State.OPEN:
-        used.add(e.address)
         e.failed(e.generation, 0.0)
+        if e.wants(0.0) is State.UNPROVEN:
+            used.add(prove_it(e).address)
 
     assert used - guarded == set()
 
@@ -105,7 +121,28 @@ def test_a_failure_moves_to_the_next_address_at_once() -> None:
     e = open_it(endpoint(), "192.0.2.1", "192.0.2.2")
     e.failed(e.generation, 0.0)
 
-    assert (e.wants(0.0), e.address, e.generation) == (State.OPEN, "192.0.2.2", 2)
+    assert (e.wants(0.0), e.address, e.generation) == (State.UNPROVEN, "192.0.2.2", 2)
+
+
+def test_an_address_that_does_not_prove_itself_is_left_for_the_next_and_the_last_for_a_wait() -> None:
+    e = open_it(endpoint(), "192.0.2.1", "192.0.2.2", "192.0.2.3")
+    for expected in ("192.0.2.2", "192.0.2.3"):
+        e.failed(e.generation, 0.0)
+        assert (e.wants(0.0), e.address) == (State.UNPROVEN, expected)
+        e.asked()
+    e.failed(e.generation, 0.0)
+
+    assert (e.wants(0.0), e.due_s(), e.concurrency(4)) == (State.WAITING, 0.2, 0)
+
+
+def test_a_proof_does_not_forget_the_failures_of_what_came_after_the_last_one() -> None:
+    e = endpoint()
+    waits = []
+    for now_s in (0.0, 100.0, 200.0):
+        open_it(e, now_s=now_s).failed(e.generation, now_s)
+        waits.append(round((e.due_s() or 0.0) - now_s, 6))
+
+    assert waits == [0.1, 0.2, 0.4]
 
 
 def test_the_last_address_that_fails_begins_a_wait_and_then_a_new_lookup() -> None:
@@ -173,7 +210,7 @@ def test_stale_news_of_an_address_that_is_not_in_use_is_ignored() -> None:
     for _ in range(4):  # four requests were on their way to the address that failed
         e.failed(old, 0.0)
 
-    assert (e.address, e.wants(0.0)) == ("192.0.2.2", State.OPEN)
+    assert (e.address, e.wants(0.0)) == ("192.0.2.2", State.UNPROVEN)
 
 
 def test_news_that_comes_while_waiting_does_not_lengthen_the_wait() -> None:
@@ -189,7 +226,7 @@ def test_news_that_comes_while_waiting_does_not_lengthen_the_wait() -> None:
 def test_one_request_at_a_time_after_a_failure_until_an_answer() -> None:
     e = open_it(endpoint(), "192.0.2.1", "192.0.2.2")
     e.failed(e.generation, 0.0)
-    assert (e.concurrency(4), e.reachable) == (1, False)
+    assert (prove_it(e).concurrency(4), e.reachable) == (1, False)
     e.failed(e.generation, 0.0)
     open_it(e, now_s=50.0)
     assert (e.concurrency(4), e.reachable) == (1, False)
@@ -222,17 +259,27 @@ def test_hurry_disturbs_no_other_state() -> None:
 
 
 @settings(derandomize=True, max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["ask", "resolve", "guard", "refuse", "fail", "tick"]), st.integers(0, 16))))
-def test_it_is_never_open_at_an_address_that_the_last_guard_did_not_name(history: list[tuple[str, int]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["ask", "resolve", "guard", "refuse", "prove", "fail", "tick"]), st.integers(0, 16))
+    )
+)
+def test_it_is_never_open_at_an_address_that_was_not_guarded_and_then_proven(history: list[tuple[str, int]]) -> None:
     e = endpoint()
     now_s = 0.0
+    proven = ""
     named: set[str] = set()
     asked_flows: set[str] = set()
     for act, n in history:
         state = e.wants(now_s)
-        if act == "ask" and state in {State.UNRESOLVED, State.UNGUARDED}:
+        if act == "ask" and state in {State.UNRESOLVED, State.UNGUARDED, State.UNPROVEN}:
             asked_flows = {f.address for f in e.flows} if state is State.UNGUARDED else set()
             e.asked()
+            if state is State.UNPROVEN:
+                assert e.address in named
+        elif act == "prove" and state is State.PROVING:
+            e.proven()
+            proven = e.address
         elif act == "resolve" and state is State.RESOLVING:
             e.resolved([f"10.0.{n}.{m}" for m in range(n)], now_s)
         elif act in {"guard", "refuse"} and state is State.GUARDING:
@@ -246,3 +293,4 @@ def test_it_is_never_open_at_an_address_that_the_last_guard_did_not_name(history
         if e.concurrency(4):
             assert e.wants(now_s) is State.OPEN
             assert e.address in named
+            assert e.address == proven

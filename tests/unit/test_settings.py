@@ -11,7 +11,7 @@ import pytest
 
 from ossensor import settings as module
 from ossensor.errors import ConfigurationError
-from ossensor.settings import Loaded, Settings, bpf_fault, describe, load, load_interface_settings, load_vsensor_key
+from ossensor.settings import Loaded, Settings, bpf_fault, describe, load, load_interface_settings, load_vsensor_keys
 from ossensor.variables import sanitised
 
 SECRET = "the-key-of-all-keys-0123456789"
@@ -150,7 +150,7 @@ def test_the_key_file_is_the_key_less_one_line_break(content: bytes, key: bytes,
 
     assert key == loaded.settings.hmac_key
     assert loaded.warnings == []
-    assert key == load_vsensor_key({"VSENSOR_HMAC_KEY_FILE": str(path)})
+    assert [key] == load_vsensor_keys({"VSENSOR_HMAC_KEY_FILE": str(path)})
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"a\n\n", b"a\nb", b"a\rb\n", b"a\0b", b"\xff\xfe" * 8, b"a" * 4097])
@@ -163,7 +163,7 @@ def test_a_key_file_without_a_usable_key_is_a_fault_that_does_not_show_it(
     (fault,) = faults_of(lambda: given(VSENSOR_HMAC_KEY=None, VSENSOR_HMAC_KEY_FILE=str(path)))
 
     assert fault.startswith(f"VSENSOR_HMAC_KEY_FILE: got {str(path)!r}: ")
-    assert [fault] == faults_of(lambda: load_vsensor_key({"VSENSOR_HMAC_KEY_FILE": str(path)}))
+    assert [fault] == faults_of(lambda: load_vsensor_keys({"VSENSOR_HMAC_KEY_FILE": str(path)}))
 
 
 def test_an_unreadable_key_file_is_named_with_the_reason_of_the_system(given: Load) -> None:
@@ -180,12 +180,12 @@ def test_key_and_key_file_together_are_a_fault(given: Load, tmp_path: Path) -> N
     (fault,) = faults_of(lambda: given(**both))
 
     assert "only one of the two" in fault
-    assert [fault] == faults_of(lambda: load_vsensor_key(both))
+    assert [fault] == faults_of(lambda: load_vsensor_keys(both))
 
 
 def test_the_collector_needs_a_key_and_nothing_else() -> None:
-    assert load_vsensor_key({"VSENSOR_HMAC_KEY": SECRET, "VSENSOR_PORT": "x"}) == SECRET.encode()
-    (fault,) = faults_of(lambda: load_vsensor_key({}))
+    assert load_vsensor_keys({"VSENSOR_HMAC_KEY": SECRET, "VSENSOR_PORT": "x"}) == [SECRET.encode()]
+    (fault,) = faults_of(lambda: load_vsensor_keys({}))
     assert fault.startswith("VSENSOR_HMAC_KEY: not given: give it, or VSENSOR_HMAC_KEY_FILE")
 
 

@@ -58,6 +58,8 @@ ACCEPTED: list[tuple[str, str, str, object]] = [
     ("OSSENSOR_USER", "nobody", "user", "nobody"),
     ("OSSENSOR_USER", "1", "user", "1"),
     ("OSSENSOR_CAPTURE_CREDENTIAL_ENDPOINTS", "true", "capture_credential_endpoints", True),
+    ("VSENSOR_TLS", "ca", "tls", "ca"),
+    ("VSENSOR_HMAC_KEY_NEXT", "another key of 32 bytes or more.", "hmac_key_next", b"another key of 32 bytes or more."),
     ("VSENSOR_CA_FILE", certifi.where(), "ca_file", Path(certifi.where())),
 ]
 
@@ -129,6 +131,7 @@ REFUSED: list[tuple[str, tuple[str, ...]]] = [
     ("OSSENSOR_COMPLETE_CHECKSUMS", ("maybe",)),
     ("OSSENSOR_LOG_FORMAT", ("xml", "Text")),
     ("OSSENSOR_USER", ("root", "0", "00", "01", "4294967295", "no-such-user", "-1", "\u0661")),
+    ("VSENSOR_TLS", ("off", "none", "KEY")),
     ("VSENSOR_CA_FILE", ("/nosuch/ca.pem", "/")),
     ("OSSENSOR_CONFIG_PATH", ("/", "/dev/null")),
 ]

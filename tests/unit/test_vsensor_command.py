@@ -35,12 +35,12 @@ def faults_of(*arguments: str, key_hex: str = KEY.secret.hex()) -> tuple[int, li
 import argparse, os, sys, types
 from ossensor.errors import ConfigurationError
 from ossensor.vsensor import command
-def load_vsensor_key(environ):
+def load_vsensor_keys(environ):
     if not environ["KEY_HEX"]:
         raise ConfigurationError(["VSENSOR_HMAC_KEY: not set"])
-    return bytes.fromhex(environ["KEY_HEX"])
+    return [bytes.fromhex(environ["KEY_HEX"])]
 settings = types.ModuleType("ossensor.settings")
-settings.load_vsensor_key = load_vsensor_key
+settings.load_vsensor_keys = load_vsensor_keys
 sys.modules["ossensor.settings"] = settings
 parser = argparse.ArgumentParser()
 command.add_arguments(parser)

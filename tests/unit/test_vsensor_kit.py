@@ -21,16 +21,20 @@ from typing import Any, Self
 
 from ossensor.transport.protocol import (
     CONTENT_TYPE,
+    CONTROL_TYPE,
     FIELD_BOOKS,
     FIELD_FLOOR,
     FIELD_OUTCOME,
     FIELD_PACKETS,
+    TAG_CONTROL,
+    TAG_CONTROL_REPLY,
     TAG_DATA,
     TAG_DATA_REPLY,
     Account,
     BatchId,
     Outcome,
     Stream,
+    registration_path,
 )
 from ossensor.transport.signing import Key, Nonce, Reply, Request, sign_request, verify_reply
 from ossensor.vsensor import certificate
@@ -168,6 +172,13 @@ class Signer:
         wire = [("Host", self.authority), *request.headers.items(), ("Content-Length", str(len(body)))]
         return Message(method, target, wire, body, request)
 
+    def registration(self, body: bytes = b'{"protocol": 1}', *, sensor: str = STREAM.sensor, **parts: Any) -> Message:
+        fields = {"Content-Type": CONTROL_TYPE}
+        return self.message(
+            body=body,
+            **{"method": "POST", "tag": TAG_CONTROL, "fields": fields, "target": registration_path(sensor), **parts},
+        )
+
 
 @dataclass
 class Answer:
@@ -183,7 +194,8 @@ def answer_of(message: Message, status: int, headers: Mapping[str, str], body: b
     if "signature" in fields:
         reply = Reply(status, message.signed)
         reply.headers.update(headers)
-        verify_reply(reply, body, keys={key.id: key}, tag=TAG_DATA_REPLY)
+        control = message.target.endswith("/registration")
+        verify_reply(reply, body, keys={key.id: key}, tag=TAG_CONTROL_REPLY if control else TAG_DATA_REPLY)
         outcome = Outcome(fields[FIELD_OUTCOME])
         assert outcome.status == status
     return Answer(status, fields, body, outcome)
@@ -255,7 +267,7 @@ class Running:
         self.store = Store(self.layout, durable=options.pop("durable", False), **options.pop("store_options", {}))
         self.index = Index(self.layout.index, durable=False)
         self.clock = clock or Clock(NOW_S - 3600)
-        self.collector = Collector({KEY.id: KEY}, self.store, self.index, self.clock, **options)
+        self.collector = Collector({KEY.id: KEY}, self.store, self.index, self.clock, self.pair.sha256, **options)
         if clock is None:  # a server that started an hour ago
             self.clock.now_s = NOW_S
         self.server = make_server(self.collector, self.pair)

@@ -25,7 +25,7 @@ import argparse, os, sys, types
 from ossensor.backoff import Backoff
 from ossensor.vsensor import command
 settings = types.ModuleType("ossensor.settings")
-settings.load_vsensor_key = lambda environ: bytes.fromhex(environ["KEY_HEX"])
+settings.load_vsensor_keys = lambda environ: [bytes.fromhex(environ["KEY_HEX"])]
 sys.modules["ossensor.settings"] = settings
 command.Backoff = lambda: Backoff(cap_s=0.1)
 parser = argparse.ArgumentParser()

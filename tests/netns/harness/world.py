@@ -117,7 +117,6 @@ class World:
             "VSENSOR_HOSTNAME": "10.9.0.2",
             "VSENSOR_PORT": str(PORT),
             "VSENSOR_HMAC_KEY": KEY,
-            "VSENSOR_CA_FILE": str(self._tls[0]),
             "OSSENSOR_SENSOR_NAME": SENSOR_NAME,
             "OSSENSOR_CONFIG_PATH": str(self.config),
             "OSSENSOR_LOG_FORMAT": "json",
