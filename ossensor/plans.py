@@ -11,6 +11,7 @@ from .capture.filterbank import FilterBank
 from .port import Recipe
 from .settings import Settings
 from .transport.signing import Key
+from .workers.route import Destination
 from .workers.uploader import Plan as UploaderPlan
 
 _APPLICATION: Final = f"ossensor/{__version__}"
@@ -38,7 +39,7 @@ def first_bank(settings: Settings) -> FilterBank:
 
 def uploader_plan(settings: Settings) -> UploaderPlan:
     """What the uploader is forked for."""
-    return UploaderPlan(
+    to = Destination(
         host=settings.vsensor_hostname,
         port=settings.vsensor_port,
         keys=tuple(Key(secret) for secret in (settings.hmac_key, settings.hmac_key_next) if secret),
@@ -46,3 +47,4 @@ def uploader_plan(settings: Settings) -> UploaderPlan:
         sensor=settings.sensor_name,
         application=_APPLICATION,
     )
+    return UploaderPlan(to, settings.compression)

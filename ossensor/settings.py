@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from . import configfile
 from .errors import ConfigurationError
+from .transport.compression import Policy
 from .variables import (
     BPF,
     CA_FILE,
@@ -70,6 +71,7 @@ class Settings:
     snaplen: int
     complete_checksums: bool
     batch_ms: int
+    compression: Policy
     ring_mb: int
     buffer_mb: int
     memory_mb: int

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .ere import Ere, PatternError
+from .transport.compression import Policy
 from .transport.protocol import sensor_name_ok
 
 HOSTNAME: Final = "VSENSOR_HOSTNAME"
@@ -281,6 +282,12 @@ class Form(BaseSettings):
     )
     batch_ms: _Whole = _number(
         "OSSENSOR_BATCH_MS", "Milliseconds after which a batch is sent though it is not full.", 10, 60_000, default=250
+    )
+    compression: Annotated[Policy, BeforeValidator(Policy.parse)] = _variable(
+        "OSSENSOR_COMPRESSION",
+        "How batches are compressed (zstd): `auto`, while a sample gains 5 %; or always, at this level.",
+        "auto, off, or a level from 1 to 19",
+        default="auto",
     )
     ring_mb: _Whole = _number("OSSENSOR_RING_MB", "MiB of each interface's kernel ring, at most.", 1, 1024, default=16)
     buffer_mb: _Whole = _number(

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import requests
 import requests.adapters
@@ -26,7 +26,7 @@ import urllib3
 import urllib3.connection
 
 from . import protocol, registration
-from .compression import compressor
+from .compression import AUTO, Policy, compressor
 from .protocol import BatchId, MalformedError, Outcome, parse_number
 from .registration import ImpostorError, Question
 from .signing import Key, Nonce, RefusedError, Reply, Request, sign_request, verify_reply
@@ -50,6 +50,17 @@ class Kind(Enum):
 _NO_ACCOUNT: Final = protocol.Account()
 
 
+class Stamp(NamedTuple):
+    """What a request needs to be made and believed."""
+
+    address: str
+    generation: int  # of the address
+    created_s: int
+    nonce: Nonce
+    key: Key
+    pin: str = ""  # SHA-256 of the certificate that was proven, in hex; empty where CAs decide
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One attempt to make."""
@@ -59,12 +70,7 @@ class Job:
     packets: int
     floor: int
     compress: bool
-    address: str
-    generation: int
-    created_s: int
-    nonce: Nonce
-    key: Key
-    pin: str = ""  # SHA-256 of the certificate that was proven, in hex; empty where CAs decide
+    stamp: Stamp
     account: protocol.Account = _NO_ACCOUNT
 
 
@@ -153,7 +159,9 @@ def _sha256_of(sock: Any) -> str:
 class Client:
     """One connection's worth of sending; each sender thread has its own."""
 
-    def __init__(self, host: str, port: int, context: ssl.SSLContext, user_agent: str) -> None:
+    def __init__(
+        self, host: str, port: int, context: ssl.SSLContext, user_agent: str, compression: Policy = AUTO
+    ) -> None:
         self._host = host.strip("[]").rstrip(".")  # certificates name no root
         self._port = port
         self._context = context
@@ -162,7 +170,7 @@ class Client:
         self.authority = host if port == 443 else f"{host}:{port}"
         self._session: requests.Session | None = None
         self._socket: Any = None
-        self._compressor = compressor()
+        self._compressor = compressor(compression)
 
     def _open(self) -> requests.Session:
         if self._session is None:
@@ -200,16 +208,16 @@ class Client:
         def result(kind: Kind, detail: str, **more: Any) -> Result:
             return Result(job, kind, detail, clock() - started_s, **more)
 
-        if job.pin != self._pin:
+        if job.stamp.pin != self._pin:
             self.close()
-            self._pin = job.pin
+            self._pin = job.stamp.pin
         body = self._body(job)
         request = self._signed(job, body)
         try:
-            reply, content = self._exchange(request, job.address, body)
+            reply, content = self._exchange(request, job.stamp.address, body)
         except _NoAnswerError as e:
             return result(Kind.NO_ANSWER, e.detail, trouble=e.trouble)
-        return self._judge(reply, content, body, job.key, result)
+        return self._judge(reply, content, body, job.stamp.key, result)
 
     def prove(self, question: Question) -> Proof:
         """Asks who is there. Never raises for what a peer or a network does.
@@ -286,7 +294,10 @@ class Client:
         request.headers[protocol.FIELD_PACKETS] = str(job.packets)
         request.headers[protocol.FIELD_BOOKS] = job.account.text
         digest = hashlib.sha256(body).digest()
-        sign_request(request, digest, key=job.key, tag=protocol.TAG_DATA, created_s=job.created_s, nonce=job.nonce)
+        stamp = job.stamp
+        sign_request(
+            request, digest, key=stamp.key, tag=protocol.TAG_DATA, created_s=stamp.created_s, nonce=stamp.nonce
+        )
         return request
 
     def _judge(

@@ -15,32 +15,27 @@ import contextlib
 import logging
 import os
 import queue
-import random
-import secrets
 import select
 import socket
 import ssl
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ossensor.accounting import Reason
-from ossensor.complaints import Complaints
 from ossensor.control import Channel
 from ossensor.errors import Exit
 from ossensor.logs import SEND, fields
 from ossensor.region import Region
 from ossensor.slots import Batch, Consumer
 from ossensor.transport.client import Client, Job, Kind, Proof, Result
-from ossensor.transport.compression import Advice
-from ossensor.transport.endpoint import Endpoint, State
+from ossensor.transport.compression import Advice, Policy
 from ossensor.transport.protocol import Account, BatchId, Outcome, Stream
-from ossensor.transport.registration import Question
-from ossensor.transport.signing import Key, Nonce
 from ossensor.transport.window import Window
 
 from .child import HEARTBEAT_S, Heartbeat, Signals
+from .route import Addresses, Destination, Route
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +62,8 @@ _STUCK_S: Final = 120.0
 class Plan:
     """What the uploader was forked for."""
 
-    host: str
-    port: int
-    keys: tuple[Key, ...]  # the one in use, and the next one while they are being changed
-    pinned: bool  # the vSensor's certificate is proven with the key, not verified by CAs
-    sensor: str
-    application: str
+    to: Destination
+    compression: Policy
 
 
 @dataclass
@@ -82,7 +73,7 @@ class Line:
     interface: str
     consumer: Consumer
     fds: list[int]
-    advice: Advice = field(default_factory=Advice)
+    advice: Advice
     retiring: bool = False
 
 
@@ -114,25 +105,20 @@ class Uploader:
         self._heartbeat = heartbeat
         self._lines: dict[int, Line] = {}
         self._window: Window[Item] = Window(_IN_FLIGHT_PER_STREAM)
-        self._endpoint = Endpoint(plan.host, plan.port, random.Random())  # noqa: S311  jitter, not a secret
-        self._nonce_run = secrets.token_hex(16)
-        self._nonce_count = 0
-        self._clock_offset_s = 0
-        self._proof: Proof | None = None  # of the address in use
-        self._proving_since_s: float | None = None
         self._answered = False
-        self._complaints = Complaints(log)
         self._totals = Totals()
         self._stats_at_s = time.monotonic() + _STATS_EVERY_S
         self._drain_since_s: float | None = None
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[Result | Proof | list[str]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Result | Proof | Addresses] = queue.SimpleQueue()
         self._items: dict[BatchId, tuple[str, Item]] = {}
         self._since_s: dict[BatchId, float] = {}  # of the attempts under way, oldest first
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
-        self._clients = [Client(plan.host, plan.port, context, plan.application) for _ in range(SENDERS)]
-        self._prover = Client(plan.host, plan.port, context, plan.application)
+        to = plan.to
+        self._clients = [Client(to.host, to.port, context, to.application, plan.compression) for _ in range(SENDERS)]
+        self._route = Route(to, context, self._report, lambda flows: channel.send("guard", flows=flows))
+        self._endpoint = self._route.endpoint
         self._moved_bytes = 0
         for number, client in enumerate(self._clients):
             threading.Thread(target=self._sender, args=(client,), name=f"sender-{number}", daemon=True).start()
@@ -143,28 +129,15 @@ class Uploader:
         generation = 0
         while True:
             job = self._jobs.get()
-            if job.generation != generation:
+            if job.stamp.generation != generation:
                 client.close()  # a connection to an address that is not in use any more
-                generation = job.generation
+                generation = job.stamp.generation
             self._report(client.send(job))
 
-    def _report(self, news: Result | Proof | list[str]) -> None:
+    def _report(self, news: Result | Proof | Addresses) -> None:
         self._done.put(news)
         with contextlib.suppress(OSError):
             self._wake_write.send(b"!")
-
-    def _resolve(self) -> None:
-        """Getaddrinfo has no time limit, hence a thread of its own."""
-        try:
-            found = socket.getaddrinfo(self._plan.host.strip("[]"), self._plan.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as e:
-            log.debug("lookup: %s", e)
-            found = []
-        self._report(list(dict.fromkeys(str(entry[4][0]) for entry in found)))
-
-    def _prove(self, question: Question) -> None:
-        """A thread of its own, too: none of the senders may be kept from what is under way to the last address."""
-        self._report(self._prover.prove(question))
 
     # -- the main thread ------------------------------------------------------------------------------------------
 
@@ -181,7 +154,9 @@ class Uploader:
             self._hear_threads()
             for queue_id, line in self._lines.items():
                 self._take_in(queue_id, line)
-            self._attend_endpoint()
+            # With nothing to send it rests, once it has failed.
+            if len(self._window) or self._endpoint.due_s() is None:
+                self._route.attend(time.monotonic())
             self._send_due()
             self._retire_idle()
             self._print_stats()
@@ -209,7 +184,9 @@ class Uploader:
             case "add":
                 memory, ready_read, free_write = fds
                 consumer = Consumer(Region(memory), ready_read, free_write)
-                self._lines[message["queue"]] = Line(message["interface"], consumer, fds)
+                self._lines[message["queue"]] = Line(
+                    message["interface"], consumer, fds, Advice(self._plan.compression)
+                )
             case "retire":
                 if message["queue"] in self._lines:
                     self._lines[message["queue"]].retiring = True
@@ -231,41 +208,6 @@ class Uploader:
                 line.consumer.settle(batch, Reason.CORRUPT)
                 log.error("a worker published an impossible slot", extra=fields(interface=line.interface))
 
-    def _attend_endpoint(self) -> None:
-        if not len(self._window) and self._endpoint.due_s() is not None:
-            return  # nothing to send: let it rest
-        match self._endpoint.wants(time.monotonic()):
-            case State.UNRESOLVED:
-                self._endpoint.asked()
-                threading.Thread(target=self._resolve, name="resolver", daemon=True).start()
-            case State.UNGUARDED:
-                self._endpoint.asked()
-                if not self._channel.send("guard", flows=self._endpoint.flows):
-                    self._endpoint.guarded(time.monotonic(), ok=False)
-            case State.UNPROVEN:
-                self._endpoint.asked()
-                self._proving_since_s = time.monotonic()
-                question = Question(
-                    self._plan.sensor,
-                    self._endpoint.address,
-                    self._endpoint.generation,
-                    self._plan.keys,
-                    self._now_s(),
-                    tuple(self._next_nonce() for _ in self._plan.keys),
-                    bound=self._plan.pinned,
-                )
-                threading.Thread(target=self._prove, args=(question,), name="prover", daemon=True).start()
-            case _:
-                pass
-
-    def _next_nonce(self) -> Nonce:
-        self._nonce_count += 1
-        return Nonce(self._nonce_run, self._nonce_count)
-
-    def _now_s(self) -> int:
-        """By the vSensor's clock, as far as it has told us."""
-        return int(time.time()) + self._clock_offset_s
-
     def _may_send(self) -> bool:
         return self._window.in_flight < self._endpoint.concurrency(SENDERS)
 
@@ -276,9 +218,7 @@ class Uploader:
                 return
             stream, sequence, item = chosen
             line = self._lines[item.queue_id]
-            batch = BatchId(Stream(self._plan.sensor, item.batch.epoch, line.interface), sequence)
-            if self._proof is None or self._proof.key is None:
-                raise AssertionError("only a proof opens the endpoint")
+            batch = BatchId(Stream(self._plan.to.sensor, item.batch.epoch, line.interface), sequence)
             self._totals.attempts += 1
             self._items[batch] = (stream, item)
             self._since_s[batch] = time.monotonic()
@@ -289,12 +229,7 @@ class Uploader:
                     packets=item.batch.packets,
                     floor=self._window.floor(stream),
                     compress=line.advice.worth_trying(len(item.section)),
-                    address=self._endpoint.address,
-                    generation=self._endpoint.generation,
-                    created_s=self._now_s(),
-                    nonce=self._next_nonce(),
-                    key=self._proof.key,
-                    pin=self._proof.pin,
+                    stamp=self._route.stamp(),
                     account=_account(item.batch, line.consumer.region.dropped()),
                 )
             )
@@ -308,36 +243,9 @@ class Uploader:
                 if isinstance(news, Result):
                     self._conclude(news)
                 elif isinstance(news, Proof):
-                    self._proved(news)
+                    self._route.proved(news, time.monotonic())
                 else:
-                    self._resolved(news)
-
-    def _resolved(self, addresses: list[str]) -> None:
-        if not addresses:
-            self._complaints.say("VSENSOR_HOSTNAME does not resolve", host=self._plan.host)
-        self._endpoint.resolved(addresses, time.monotonic())
-
-    def _proved(self, proof: Proof) -> None:
-        self._proving_since_s = None
-        question = proof.question
-        log.log(SEND, "registration", extra=fields(address=question.address, answer=proof.detail))
-        if proof.key is None:
-            self._complaints.say(proof.trouble, host=self._plan.host, address=question.address, why=proof.detail)
-            self._endpoint.failed(question.generation, time.monotonic(), proof.retry_after_s)
-            return
-        if (self._proof is None or self._proof.pin != proof.pin) and proof.pin:
-            where = fields(host=self._plan.host, address=question.address, certificate_sha256=proof.pin)
-            log.info("the vSensor has proved to hold the key; its certificate is pinned", extra=where)
-        self._proof = proof
-        self._learn_time(proof.vsensor_time_s)
-        self._endpoint.proven()
-
-    def _learn_time(self, vsensor_time_s: int) -> None:
-        """Only a signed reply may move our idea of the time, and only the offset: the clock stays its owner's."""
-        offset_s = vsensor_time_s - int(time.time())
-        if abs(offset_s - self._clock_offset_s) > 1:
-            self._clock_offset_s = offset_s
-            self._complaints.say("the clocks differ; signing by the vSensor's", offset_s=offset_s)
+                    self._route.resolved(news, time.monotonic())
 
     def _conclude(self, result: Result) -> None:
         job = result.job
@@ -358,15 +266,17 @@ class Uploader:
         )
         now_s = time.monotonic()
         if result.kind is Kind.NO_ANSWER:
-            self._complaints.say(result.trouble, host=self._plan.host, address=job.address, why=result.detail)
+            self._route.complaints.say(
+                result.trouble, host=self._plan.to.host, address=job.stamp.address, why=result.detail
+            )
             self._answered = False
-            self._endpoint.failed(job.generation, now_s, result.retry_after_s)
+            self._endpoint.failed(job.stamp.generation, now_s, result.retry_after_s)
             self._window.fail(stream, job.batch.sequence, now_s)
             return
         if not self._answered:
             self._answered = True
-            log.info("the vSensor answers", extra=fields(host=self._plan.host, address=job.address))
-        self._endpoint.succeeded(job.generation)
+            log.info("the vSensor answers", extra=fields(host=self._plan.to.host, address=job.stamp.address))
+        self._endpoint.succeeded(job.stamp.generation)
         if result.kind is Kind.AGAIN:
             self._again(result, stream, now_s)
             return
@@ -379,9 +289,9 @@ class Uploader:
             self._drain_since_s = time.monotonic()  # it is there, and speaks
         if result.outcome is Outcome.STALE and result.vsensor_time_s is not None:
             # A vSensor that has just started calls everything signed before that stale, with no offset at all.
-            self._learn_time(result.vsensor_time_s)
+            self._route.learn_time(result.vsensor_time_s)
         elif result.outcome is not Outcome.OUT_OF_ORDER:
-            self._complaints.say("the vSensor cannot take a batch now", answer=result.detail)
+            self._route.complaints.say("the vSensor cannot take a batch now", answer=result.detail)
         self._window.fail(
             stream, result.job.batch.sequence, now_s + max(_AGAIN_S, min(result.retry_after_s, _AGAIN_MAX_S))
         )
@@ -432,7 +342,7 @@ class Uploader:
 
         A thread cannot be ended, a process can: the slots keep everything, and a successor starts with fresh threads.
         """
-        since_s = [next(iter(self._since_s.values()), None), self._proving_since_s]
+        since_s = [next(iter(self._since_s.values()), None), self._route.proving_since_s]
         oldest_s = min((s for s in since_s if s is not None), default=None)
         if oldest_s is None or time.monotonic() - oldest_s < _STUCK_S:
             return False

@@ -7,7 +7,7 @@ import os
 import pytest
 import zstandard
 
-from ossensor.transport.compression import Advice, compressor
+from ossensor.transport.compression import Advice, Policy, compressor
 
 
 def test_the_first_batch_is_a_sample() -> None:
@@ -72,3 +72,18 @@ def test_a_compressor_takes_a_memoryview_and_writes_the_size_that_a_receiver_che
 
     assert zstandard.get_frame_parameters(compressed).content_size == len(section)
     assert zstandard.ZstdDecompressor().decompress(compressed) == section
+
+
+def test_off_tries_nothing_and_a_level_tries_everything_but_what_is_small() -> None:
+    off, nine = Advice(Policy.parse("off")), Advice(Policy.parse("9"))
+    nine.learn(1000, 1004)
+
+    assert [off.worth_trying(1 << 20) for _ in range(32)] == [False] * 32
+    assert [nine.worth_trying(size) for size in (511, 512, 1 << 20)] == [False, True, True]
+
+
+def test_a_higher_level_compresses_more() -> None:
+    text = b"".join(b"%d squared is %d; " % (n, n * n) for n in range(20_000))
+    sizes = [len(compressor(Policy.parse(level)).compress(text)) for level in ("1", "19")]
+
+    assert sizes[0] > sizes[1]

@@ -20,7 +20,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("accounting", "filters", "children", "interfaces", "variables", "settings", "configfile"),
         *("logs", "childlog", "control", "region", "slots", "netlink", "complaints", "outages", "budget"),
-        *("transport.signing", "transport.window", "transport.endpoint", "transport.compression", "transport.registration"),
+        *(
+            "transport.signing",
+            "transport.window",
+            "transport.endpoint",
+            "transport.compression",
+            "transport.registration",
+        ),
     ),
     ("capture.*", "transport.client"),
     ("workers.*",),

@@ -131,6 +131,7 @@ def test_the_table_of_outcomes() -> None:
     assert {o.value: (o.status, o.permanent, o.acknowledged) for o in Outcome} == {
         "stored": (201, False, True),
         "present": (200, False, True),
+        "registered": (200, False, False),
         "malformed": (422, True, False),
         "too-large": (413, True, False),
         "stale": (401, False, False),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from scripted_server import KEY, NAME, Certificates, Heard, Server, make_certificates, raw
 
-from ossensor.transport.client import Client, Job, Kind, Proof, tls_context
+from ossensor.transport.client import Client, Job, Kind, Proof, Stamp, tls_context
 from ossensor.transport.protocol import (
     CONTROL_TYPE,
     FIELD_CERTIFICATE,
@@ -216,7 +216,8 @@ def test_nothing_is_sent_to_a_certificate_that_is_not_the_pinned_one(
         client = Client(NAME, server.port, tls_context("key", None), "x")
         section = memoryview(bytearray(100))
         nonce = Nonce("f" * 32, 0)
-        result = client.send(Job(BATCH, section, 1, 0, False, "127.0.0.1", 3, NOW_S, nonce, KEY, good_sha256))
+        stamp = Stamp("127.0.0.1", 3, NOW_S, nonce, KEY, good_sha256)
+        result = client.send(Job(BATCH, section, 1, 0, compress=False, stamp=stamp))
         client.close()
 
         assert (result.kind, len(server.heard)) == (kind, heard)

@@ -7,11 +7,13 @@ from dataclasses import FrozenInstanceError, fields
 from functools import partial
 from pathlib import Path
 
+import certifi
 import pytest
 
 from ossensor import settings as module
 from ossensor.errors import ConfigurationError
 from ossensor.settings import Loaded, Settings, bpf_fault, describe, load, load_interface_settings, load_vsensor_keys
+from ossensor.transport.compression import Policy
 from ossensor.variables import sanitised
 
 SECRET = "the-key-of-all-keys-0123456789"
@@ -50,6 +52,8 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
         vsensor_hostname="v.example",
         vsensor_port=443,
         hmac_key=SECRET.encode(),
+        hmac_key_next=b"",
+        tls="key",
         ca_file=None,
         network_device=None,
         config_path=config,
@@ -64,6 +68,7 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
         snaplen=262_144,
         complete_checksums=True,
         batch_ms=250,
+        compression=Policy(1, always=False),
         ring_mb=16,
         buffer_mb=32,
         memory_mb=256,
@@ -77,7 +82,7 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
 
     assert expected == loaded.settings
     assert loaded.warnings == []
-    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 22}
+    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 25}
 
 
 def test_without_a_config_path_it_is_the_documented_one() -> None:
@@ -123,11 +128,36 @@ def test_an_empty_variable_is_as_good_as_none(given: Load) -> None:
 @pytest.mark.parametrize("bad,why", [("a\0b", "NUL"), ("a\udcffb", "UTF-8")])
 def test_nul_and_bytes_that_are_no_utf8_are_refused_in_every_variable(bad: str, why: str, given: Load) -> None:
     for row in describe():
-        variables = {"VSENSOR_HMAC_KEY": None, row.name: bad} if "KEY" in row.name else {row.name: bad}
+        variables = (
+            {"VSENSOR_HMAC_KEY": None, row.name: bad}
+            if row.name in {"VSENSOR_HMAC_KEY", "VSENSOR_HMAC_KEY_FILE"}
+            else {row.name: bad}
+        )
         (fault,) = faults_of(partial(given, **variables))
 
         assert fault.startswith(f"{row.name}: ")
         assert why in fault
+
+
+def test_the_next_key_is_shown_nowhere_and_counts_at_both_ends(given: Load) -> None:
+    loaded = given(VSENSOR_HMAC_KEY_NEXT="the next key, of thirty-two bytes")
+
+    assert loaded.settings.hmac_key_next == b"the next key, of thirty-two bytes"
+    assert loaded.texts["VSENSOR_HMAC_KEY_NEXT"] == "********"
+    assert "thirty-two" not in repr(loaded)
+    assert "VSENSOR_HMAC_KEY_NEXT" not in {line.name for line in loaded.config_lines()}
+    both = load_vsensor_keys({"VSENSOR_HMAC_KEY": SECRET, "VSENSOR_HMAC_KEY_NEXT": "another"})
+    assert both == [SECRET.encode(), b"another"]
+    (fault,) = faults_of(partial(given, VSENSOR_HMAC_KEY_NEXT="two\nlines"))
+    assert "two" not in fault
+
+
+def test_a_ca_file_without_cas_is_warned_of(given: Load) -> None:
+    file = certifi.where()
+
+    assert given(VSENSOR_CA_FILE=file, VSENSOR_TLS="ca").warnings == []
+    (warning,) = given(VSENSOR_CA_FILE=file).warnings
+    assert warning.startswith("VSENSOR_CA_FILE counts with VSENSOR_TLS=ca only")
 
 
 # -- the key ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness import proc
@@ -167,11 +168,19 @@ class Sensor(Program):
 class VSensor(Program):
     """`ossensor vsensor` inside a namespace; constructed once it listens."""
 
-    def __init__(self, namespace: Namespace, host: str, port: int, store: Path, tls: tuple[Path, Path]) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        host: str,
+        port: int,
+        store: Path,
+        tls: tuple[Path, Path],
+        keys: Mapping[str, str | None] = MappingProxyType({"VSENSOR_HMAC_KEY": KEY}),
+    ) -> None:
         listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         cert, key = tls
         argv: list[str | Path] = ["vsensor", "--listen", listen, "--store", store, "--tls-cert", cert, "--tls-key", key]
-        super().__init__(namespace.inside(OSSENSOR, *argv), environment({"VSENSOR_HMAC_KEY": KEY}))
+        super().__init__(namespace.inside(OSSENSOR, *argv), environment(keys))
         proc.eventually("the vSensor listens", lambda: namespace.listens(port) or not self.running(), timeout_s=20)
         assert self.running(), self.tail()
 

@@ -106,8 +106,10 @@ class World:
         self._stack.callback(program.close)
         return program
 
-    def start_vsensor(self, host: str = "10.9.0.2") -> VSensor:
-        vsensor = VSensor(self.collector, host, PORT, self.store, self._tls)
+    def start_vsensor(self, host: str = "10.9.0.2", **keys: str) -> VSensor:
+        """`keys`: variables in place of the one key of all tests."""
+        more = (keys,) if keys else ()
+        vsensor = VSensor(self.collector, host, PORT, self.store, self._tls, *more)
         self._stack.callback(vsensor.close)
         return vsensor
 

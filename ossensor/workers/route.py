@@ -1,0 +1,155 @@
+"""The uploader's route to the vSensor: looked up, guarded, proven. What the endpoint's table wants is done here.
+
+Invariant: a request is signed and addressed (`stamp`) only while the endpoint is open: at an address that every capture
+filter leaves out, where who is there has proved to hold the key that signs it.
+
+Looking up and proving wait for others, so each has a thread, which reports and touches nothing here.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ossensor.complaints import Complaints
+from ossensor.filters import Flow
+from ossensor.logs import SEND, fields
+from ossensor.transport.client import Client, Proof, Stamp
+from ossensor.transport.endpoint import Endpoint, State
+from ossensor.transport.registration import Question
+from ossensor.transport.signing import Key, Nonce
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Who the vSensor is, and how it is known."""
+
+    host: str
+    port: int
+    keys: tuple[Key, ...]  # the one in use, and the next one while they are being changed
+    pinned: bool  # the vSensor's certificate is proven with the key, not verified by CAs
+    sensor: str
+    application: str
+
+
+class Addresses(NamedTuple):
+    """What a lookup gave."""
+
+    found: list[str]
+
+
+class Route:
+    """The endpoint, and what is known of who is there. `report` is called from threads; `guard` asks the supervisor."""
+
+    def __init__(
+        self,
+        to: Destination,
+        context: ssl.SSLContext,
+        report: Callable[[Addresses | Proof], None],
+        guard: Callable[[list[Flow]], bool],
+    ) -> None:
+        self.endpoint = Endpoint(to.host, to.port, random.Random())  # noqa: S311  jitter, not a secret
+        self.complaints = Complaints(log)
+        self._to = to
+        self._report = report
+        self._guard = guard
+        self._client = Client(to.host, to.port, context, to.application)
+        self._proof: Proof | None = None  # of the address in use
+        self._nonce_run = secrets.token_hex(16)
+        self._nonce_count = 0
+        self._clock_offset_s = 0
+        self.proving_since_s: float | None = None
+
+    # -- threads --------------------------------------------------------------------------------------------------
+
+    def _resolve(self) -> None:
+        """Getaddrinfo has no time limit."""
+        try:
+            found = socket.getaddrinfo(self._to.host.strip("[]"), self._to.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as e:
+            log.debug("lookup: %s", e)
+            found = []
+        self._report(Addresses(list(dict.fromkeys(str(entry[4][0]) for entry in found))))
+
+    def _prove(self, question: Question) -> None:
+        self._report(self._client.prove(question))
+
+    # -- the main thread ------------------------------------------------------------------------------------------
+
+    def attend(self, now_s: float) -> None:
+        """Does what the endpoint wants now; the outcome comes by `report`, or from the supervisor."""
+        match self.endpoint.wants(now_s):
+            case State.UNRESOLVED:
+                self.endpoint.asked()
+                threading.Thread(target=self._resolve, name="resolver", daemon=True).start()
+            case State.UNGUARDED:
+                self.endpoint.asked()
+                if not self._guard(self.endpoint.flows):
+                    self.endpoint.guarded(now_s, ok=False)
+            case State.UNPROVEN:
+                self.endpoint.asked()
+                self.proving_since_s = now_s
+                question = Question(
+                    self._to.sensor,
+                    self.endpoint.address,
+                    self.endpoint.generation,
+                    self._to.keys,
+                    self._vsensor_time_s(),
+                    tuple(self._nonce() for _ in self._to.keys),
+                    bound=self._to.pinned,
+                )
+                threading.Thread(target=self._prove, args=(question,), name="prover", daemon=True).start()
+            case _:
+                pass
+
+    def stamp(self) -> Stamp:
+        """For one request, now."""
+        if self._proof is None or self._proof.key is None:
+            raise AssertionError("only a proof opens the endpoint")
+        where = self.endpoint.address, self.endpoint.generation
+        return Stamp(*where, self._vsensor_time_s(), self._nonce(), self._proof.key, self._proof.pin)
+
+    def _nonce(self) -> Nonce:
+        self._nonce_count += 1
+        return Nonce(self._nonce_run, self._nonce_count)
+
+    def _vsensor_time_s(self) -> int:
+        """As far as it has told us."""
+        return int(time.time()) + self._clock_offset_s
+
+    def resolved(self, addresses: Addresses, now_s: float) -> None:
+        if not addresses.found:
+            self.complaints.say("VSENSOR_HOSTNAME does not resolve", host=self._to.host)
+        self.endpoint.resolved(addresses.found, now_s)
+
+    def proved(self, proof: Proof, now_s: float) -> None:
+        self.proving_since_s = None
+        question = proof.question
+        log.log(SEND, "registration", extra=fields(address=question.address, answer=proof.detail))
+        if proof.key is None:
+            self.complaints.say(proof.trouble, host=self._to.host, address=question.address, why=proof.detail)
+            self.endpoint.failed(question.generation, now_s, proof.retry_after_s)
+            return
+        if proof.pin and (self._proof is None or self._proof.pin != proof.pin):
+            where = fields(host=self._to.host, address=question.address, certificate_sha256=proof.pin)
+            log.info("the vSensor has proved to hold the key; its certificate is pinned", extra=where)
+        self._proof = proof
+        self.learn_time(proof.vsensor_time_s)
+        self.endpoint.proven()
+
+    def learn_time(self, vsensor_time_s: int) -> None:
+        """Only a signed reply may move our idea of the time, and only the offset: the clock stays its owner's."""
+        offset_s = vsensor_time_s - int(time.time())
+        if abs(offset_s - self._clock_offset_s) > 1:
+            self._clock_offset_s = offset_s
+            self.complaints.say("the clocks differ; signing by the vSensor's", offset_s=offset_s)
