@@ -31,6 +31,7 @@ class Reason(Enum):
 
 
 UPLOADER_REASONS = (Reason.REJECTED, Reason.TOO_LARGE, Reason.CORRUPT)
+SUPERVISOR_REASONS = (Reason.WORKER_DIED, Reason.INTERFACE_GONE, Reason.SHUTDOWN)
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,7 @@ class Port:
             self._epoch_received += counts.received
             self._epoch_drops += counts.dropped
             self.region.set_kernel_counts(self._epoch_received, self._epoch_drops)
+            self.region.set_totals(self._received, self._kernel_drops, self._own)
 
     def _save(self) -> None:
         """With the worker dead: hands on the batch that it was filling, and tells both sides to look."""
@@ -179,6 +180,7 @@ class Port:
         if lost is None:
             lost = self._epoch_received - self._epoch_drops - self.region.committed_in_epoch()
         self._own[reason] += lost
+        self.region.set_totals(self._received, self._kernel_drops, self._own)
         engine.socket.close()
         self._engine = None
         return lost

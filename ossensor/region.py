@@ -14,10 +14,11 @@ import fcntl
 import mmap
 import os
 import struct
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from .accounting import UPLOADER_REASONS, Reason
+from .accounting import SUPERVISOR_REASONS, UPLOADER_REASONS, Reason
 
 _MAGIC: Final = 0x31544F4C534F  # "OSLOT1"
 _CONTROL_BYTES: Final = 4096
@@ -54,6 +55,9 @@ class Control(IntEnum):
     EPOCH_START = 20  # supervisor: COMMITTED as it was when the epoch began
     DELIVERED = 24  # uploader: packets acknowledged
     DROPPED = 25  # uploader: the first of UPLOADER_REASONS
+    TOTAL_RECEIVED = 40  # supervisor: tp_packets of all epochs
+    TOTAL_KERNEL_DROPS = 41  # supervisor: tp_drops of all epochs
+    OWN_DROPPED = 42  # supervisor: the first of SUPERVISOR_REASONS
 
 
 class Header(IntEnum):
@@ -227,6 +231,19 @@ class Region:
         """The supervisor's reading of the epoch's statistics, for the section's ISB."""
         self.set_control(Control.RECEIVED, received)
         self.set_control(Control.KERNEL_DROPS, dropped)
+
+    def set_totals(self, received: int, kernel_drops: int, own: Mapping[Reason, int]) -> None:
+        """The supervisor's part of the books, all epochs, for whoever shows them."""
+        self.set_control(Control.TOTAL_RECEIVED, received)
+        self.set_control(Control.TOTAL_KERNEL_DROPS, kernel_drops)
+        for i, reason in enumerate(SUPERVISOR_REASONS):
+            # A count that was found by subtraction may be below nothing for a moment: pypcap's.
+            self.set_control(Control.OWN_DROPPED + i, max(0, own.get(reason, 0)))
+
+    def totals(self) -> tuple[int, int, dict[Reason, int]]:
+        """What set_totals was given last."""
+        own = {reason: self.control(Control.OWN_DROPPED + i) for i, reason in enumerate(SUPERVISOR_REASONS)}
+        return self.control(Control.TOTAL_RECEIVED), self.control(Control.TOTAL_KERNEL_DROPS), own
 
     def set_filter_text(self, text: str) -> None:
         """What sections name as their filter from now on; cut to what the page holds."""

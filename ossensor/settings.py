@@ -76,6 +76,7 @@ class Settings:
     buffer_mb: int
     memory_mb: int
     drain_s: int
+    metrics_address: tuple[str, int] | None
     log_format: Literal["text", "json"]
     user: str
     capture_credential_endpoints: bool

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Mapping
@@ -41,6 +42,7 @@ def run(environ: Mapping[str, str]) -> Exit:
         loaded = load(environ)
         context = _tls_context(loaded.settings)
         _require_net_raw()
+        listener = _listener(loaded.settings.metrics_address)
     except ConfigurationError as e:
         for fault in e.faults:
             print(f"ossensor: {fault}", file=sys.stderr)  # noqa: T201  logging is a setting, and settings failed
@@ -67,7 +69,9 @@ def run(environ: Mapping[str, str]) -> Exit:
     from .supervisor import Supervisor  # noqa: PLC0415  loads pypcap and requests, which a refusal need not wait for
 
     try:
-        code = Supervisor(settings, context, _Reload(_anchored(environ, started_in), loaded, started_in)).run()
+        code = Supervisor(
+            settings, context, listener, _Reload(_anchored(environ, started_in), loaded, started_in)
+        ).run()
     except Exception:
         # Not by unwinding: multiprocessing would wait for children that wait for us. They die with this process.
         log.critical("a bug ended the supervisor", exc_info=True)
@@ -129,6 +133,16 @@ def _require_net_raw() -> None:
             "CAP_NET_RAW is missing: capturing needs it (run as root, or give it: AmbientCapabilities=CAP_NET_RAW in a"
             " systemd unit; Fargate tasks have it by default)"
         )
+
+
+def _listener(address: tuple[str, int] | None) -> socket.socket | None:
+    """Opened once, here, where a port that is taken is still a setting that is wrong."""
+    if address is None:
+        return None
+    try:
+        return socket.create_server(address, family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    except OSError as e:
+        raise ConfigurationError([f"OSSENSOR_METRICS_ADDRESS: cannot listen there: {os.strerror(e.errno or 0)}"]) from e
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext:

@@ -67,7 +67,13 @@ class Phase(Enum):
 class Supervisor:
     """See the module. `reload` gives new settings at SIGHUP, or raises ConfigurationError."""
 
-    def __init__(self, settings: Settings, context: ssl.SSLContext, reload: Callable[[], Settings]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        context: ssl.SSLContext,
+        metrics: socket.socket | None,
+        reload: Callable[[], Settings],
+    ) -> None:
         self._settings = settings
         self._reload = reload
         self._rules = Rules.from_settings(settings)
@@ -77,7 +83,7 @@ class Supervisor:
         self._retired: dict[int, Port] = {}  # by queue: without a worker, waiting for the uploader to empty it
         self._next_queue = 1
         self._recipe = plans.recipe(settings)
-        self._uplink = Uplink(plans.uploader_plan(settings), context, self._guard)
+        self._uplink = Uplink(plans.uploader_plan(settings), context, metrics, self._guard)
         self._phase = Phase.RUNNING
         self._exit = Exit.DRAINED
         self._deadline_s = float("inf")

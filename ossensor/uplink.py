@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable
@@ -29,9 +30,12 @@ _GIVE_UP_AFTER: Final = 20
 class Uplink:
     """`guard` is asked to leave addresses out of the capture before the uploader may connect to them."""
 
-    def __init__(self, plan: Plan, context: ssl.SSLContext, guard: Callable[[Any], bool]) -> None:
+    def __init__(
+        self, plan: Plan, context: ssl.SSLContext, metrics: socket.socket | None, guard: Callable[[Any], bool]
+    ) -> None:
         self._plan = plan
         self._context = context
+        self._metrics = metrics  # the port that scrapers connect to, whichever uploader serves it
         self._guard = guard
         self.child = Child("oss-upload")
         self.process: Process | None = None
@@ -46,13 +50,14 @@ class Uplink:
         except OSError:
             self.child.could_not_start(time.monotonic())
             raise
-        plan, context, heartbeat = self._plan, self._context, self._heartbeat
+        plan, context, heartbeat, metrics = self._plan, self._context, self._heartbeat, self._metrics
 
         def work(signals: Signals) -> Exit:
-            return Uploader(plan, theirs, context, heartbeat).run(signals)
+            return Uploader(plan, theirs, context, heartbeat, metrics).run(signals)
 
+        keep = (theirs.fileno(), *(() if metrics is None else (metrics.fileno(),)))
         try:
-            self.process = forge.spawn(self.child.name, heartbeat, (theirs.fileno(),), work)
+            self.process = forge.spawn(self.child.name, heartbeat, keep, work)
         except OSError:
             ours.close()
             self.child.could_not_start(time.monotonic())

@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self, cast
 
@@ -81,6 +81,17 @@ def _host(text: str) -> str:
     elif text and (_HOST.fullmatch(text) is None or len(text) > _MAX_HOST_CHARACTERS):
         raise ValueError("")
     return text
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    address = ip_address(host[1:-1] if bracketed else host)
+    if bracketed is not (address.version == 6) or _whole(port) not in range(1, 65536):
+        raise ValueError("")
+    return str(address), int(port)
 
 
 def _key(text: str) -> bytes:
@@ -302,6 +313,11 @@ class Form(BaseSettings):
     )
     drain_s: _Whole = _number(
         "OSSENSOR_DRAIN_SECONDS", "Seconds that delivering the rest may take at a stop.", 1, 600, default=25
+    )
+    metrics_address: Annotated[tuple[str, int] | None, BeforeValidator(_address)] = _variable(
+        "OSSENSOR_METRICS_ADDRESS",
+        "Where Prometheus may fetch /metrics, without encryption or password. Empty: nowhere.",
+        "an IP address and a port: 127.0.0.1:9464 or [::1]:9464",
     )
     log_format: Literal["text", "json"] = _variable(
         "OSSENSOR_LOG_FORMAT", "How log records are written.", "text or json", default="text"

@@ -21,7 +21,7 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ossensor.accounting import Reason
 from ossensor.control import Channel
@@ -36,6 +36,11 @@ from ossensor.transport.window import Window
 
 from .child import HEARTBEAT_S, Heartbeat, Signals
 from .route import Addresses, Destination, Route
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from .metrics import Exporter, Scrape
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +104,14 @@ class Totals:
 class Uploader:
     """The main thread's state."""
 
-    def __init__(self, plan: Plan, channel: Channel, context: ssl.SSLContext, heartbeat: Heartbeat) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        channel: Channel,
+        context: ssl.SSLContext,
+        heartbeat: Heartbeat,
+        metrics: socket.socket | None,
+    ) -> None:
         self._plan = plan
         self._channel = channel
         self._heartbeat = heartbeat
@@ -110,7 +122,7 @@ class Uploader:
         self._stats_at_s = time.monotonic() + _STATS_EVERY_S
         self._drain_since_s: float | None = None
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[Result | Proof | Addresses] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Result | Proof | Addresses | Scrape] = queue.SimpleQueue()
         self._items: dict[BatchId, tuple[str, Item]] = {}
         self._since_s: dict[BatchId, float] = {}  # of the attempts under way, oldest first
         self._wake_read, self._wake_write = socket.socketpair()
@@ -119,9 +131,22 @@ class Uploader:
         self._clients = [Client(to.host, to.port, context, to.application, plan.compression) for _ in range(SENDERS)]
         self._route = Route(to, context, self._report, lambda flows: channel.send("guard", flows=flows))
         self._endpoint = self._route.endpoint
+        self._exporter = self._exported(metrics)
         self._moved_bytes = 0
         for number, client in enumerate(self._clients):
             threading.Thread(target=self._sender, args=(client,), name=f"sender-{number}", daemon=True).start()
+
+    def _exported(self, listener: socket.socket | None) -> Exporter | None:
+        if listener is None:
+            return None
+        from .metrics import Exporter, of_uploader, per_interface  # noqa: PLC0415  loaded when it is wanted
+
+        def collected() -> list[Metric]:
+            regions = [(line.interface, line.consumer.region) for line in self._lines.values()]
+            own = of_uploader(vars(self._totals), len(self._window), reachable=self._endpoint.reachable)
+            return [*per_interface(regions), *own]
+
+        return Exporter(listener, self._report, collected)
 
     # -- threads: nothing below this line touches the main thread's state -----------------------------------------
 
@@ -134,7 +159,7 @@ class Uploader:
                 generation = job.stamp.generation
             self._report(client.send(job))
 
-    def _report(self, news: Result | Proof | Addresses) -> None:
+    def _report(self, news: Result | Proof | Addresses | Scrape) -> None:
         self._done.put(news)
         with contextlib.suppress(OSError):
             self._wake_write.send(b"!")
@@ -244,8 +269,10 @@ class Uploader:
                     self._conclude(news)
                 elif isinstance(news, Proof):
                     self._route.proved(news, time.monotonic())
-                else:
+                elif isinstance(news, Addresses):
                     self._route.resolved(news, time.monotonic())
+                elif self._exporter is not None:
+                    self._exporter.answer(news)
 
     def _conclude(self, result: Result) -> None:
         job = result.job
@@ -313,6 +340,8 @@ class Uploader:
             )
         else:
             self._totals.batches += 1
+            if self._exporter is not None:
+                self._exporter.acknowledged(result.elapsed_s)
             self._totals.packets += item.batch.packets
             self._totals.wire_bytes += result.wire_bytes
         self._window.settle(stream, item.batch.sequence)

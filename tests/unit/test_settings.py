@@ -73,6 +73,7 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
         buffer_mb=32,
         memory_mb=256,
         drain_s=25,
+        metrics_address=None,
         log_format="text",
         user="65534",
         capture_credential_endpoints=False,
@@ -82,7 +83,7 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
 
     assert expected == loaded.settings
     assert loaded.warnings == []
-    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 25}
+    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 26}
 
 
 def test_without_a_config_path_it_is_the_documented_one() -> None:
