@@ -118,7 +118,8 @@ def main(key_file: str, certificate: str, private_key: str, port: str, folder: s
     server = http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, private_key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    # The handshake is done by each connection's thread: one who says nothing keeps nobody else waiting.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     server.key, server.folder = Path(key_file).read_bytes().rstrip(b"\r\n"), Path(folder)
     server.certificate_sha256 = hashlib.sha256(ssl.PEM_cert_to_DER_cert(Path(certificate).read_text())).hexdigest()
     print(f"listening on https://127.0.0.1:{server.server_port}", flush=True)

@@ -46,10 +46,11 @@ class ChildHandler(MultiProcessingHandler):  # type: ignore[misc]
     The parent gives it to a Listener after the fork; the child calls `adopt` first thing.
     """
 
-    def __init__(self, sub_handler: logging.Handler) -> None:
+    def __init__(self, sub_handler: logging.Handler, child: str) -> None:
         # Not the base constructor: it would make the unbounded queue and start its thread before the fork.
         logging.Handler.__init__(self)
         self.sub_handler = sub_handler
+        self.child = child
         self.setFormatter(sub_handler.formatter)
         self._is_closed = False
         self._bucket = Bucket(_RECORDS_PER_S, _BURST_RECORDS)
@@ -97,15 +98,23 @@ def _cut(value: Any) -> Any:
     return value
 
 
-def _decoded(data: bytes) -> dict[str, Any]:
-    """What a record may have, and no value but text and numbers. ValueError, RecursionError: it is none."""
+def _decoded(data: bytes, child: str) -> dict[str, Any]:
+    """What a record may have, and no value but text and numbers. ValueError, RecursionError: it is none.
+
+    Who speaks is what we know, and a message is one line: no child can write a line in another's name.
+    """
     values = json.loads(data)
     if not isinstance(values, dict):
         raise ValueError("not an object")  # noqa: TRY004  one error for whatever does not fit
     more = values.get("fields")
     scalars = {n: values[n] for n in _CROSSING if isinstance(values.get(n), str | int | float)}
     kept = more if isinstance(more, dict) else {}
-    return scalars | {"fields": {n: kept[n] for n in kept if isinstance(kept[n], str | int | float)}}
+    known: dict[str, Any] = {"processName": child, "levelname": logging.getLevelName(scalars.get("levelno", 0))}
+    if isinstance(message := scalars.get("msg"), str) and not message.isprintable():
+        known["msg"] = json.dumps(message)[1:-1]
+    if isinstance(trace := scalars.get("exc_text"), str):
+        known["exc_text"] = "\n".join(json.dumps(line)[1:-1] for line in trace.split("\n"))
+    return scalars | known | {"fields": {n: kept[n] for n in kept if isinstance(kept[n], str | int | float)}}
 
 
 class Listener:
@@ -153,7 +162,7 @@ class Listener:
             self._forget(fd)
             return
         try:
-            values = _decoded(data)
+            values = _decoded(data, handler.child)
         except (ValueError, RecursionError) as e:
             values = {"levelno": logging.WARNING, "levelname": "WARNING", "msg": f"unreadable log record: {e}"}
         with suppress(Exception):  # a record with wrong types must not end the thread
@@ -168,6 +177,6 @@ class Listener:
             self._all_gone.notify_all()
 
 
-def child_handler() -> ChildHandler:
+def child_handler(child: str) -> ChildHandler:
     """A handler for the child that is about to be forked, onto this process's standard error."""
-    return ChildHandler(logging.getLogger().handlers[0])
+    return ChildHandler(logging.getLogger().handlers[0], child)

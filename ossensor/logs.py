@@ -50,13 +50,13 @@ class JsonFormatter(logging.Formatter):
     """One object a line: time, level, process, pid, message, and the record's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        values: dict[str, Any] = {
+        # Fields first: one that is called `process` does not pass for ours.
+        values: dict[str, Any] = fields_of(record) | {
             "time": _utc(record),
             "level": record.levelname,
             "process": record.processName,
             "pid": record.process,
             "message": record.getMessage(),
-            **fields_of(record),
         }
         if record.exc_info and not record.exc_text:
             record.exc_text = self.formatException(record.exc_info)

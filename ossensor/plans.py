@@ -11,8 +11,8 @@ from .capture.filterbank import FilterBank
 from .port import Recipe
 from .settings import Settings
 from .transport.signing import Key
+from .workers.lines import Plan as UploaderPlan
 from .workers.route import Destination
-from .workers.uploader import Plan as UploaderPlan
 
 _APPLICATION: Final = f"ossensor/{__version__}"
 
@@ -47,4 +47,5 @@ def uploader_plan(settings: Settings) -> UploaderPlan:
         sensor=settings.sensor_name,
         application=_APPLICATION,
     )
-    return UploaderPlan(to, settings.compression)
+    folder = "" if settings.spool_dir is None else str(settings.spool_dir)
+    return UploaderPlan(to, settings.compression, folder, settings.spool_mb << 20)

@@ -310,15 +310,16 @@ class Port:
         delivered = self.region.delivered()
         dropped = Counter(self._own)
         dropped.update(self.region.dropped())
+        spooled = self.region.spooled()
         if self._engine is not None:
             self.read_statistics()  # after what is settled was read: the sum cannot be short of it
-            in_flight = self._received - self._kernel_drops - delivered - dropped.total()
+            in_flight = self._received - self._kernel_drops - delivered - spooled - dropped.total()
         else:
             in_flight = self.region.in_flight()
         if slots_lost:
             dropped[Reason.SHUTDOWN] += in_flight
             in_flight = 0
-        return Books(self._received, self._kernel_drops, delivered, in_flight, dict(dropped))
+        return Books(self._received, self._kernel_drops, delivered, in_flight, dict(dropped), spooled)
 
     def close(self) -> None:
         """Releases memory and descriptors. The uploader maps the region still, if it has anything of it left."""

@@ -55,6 +55,7 @@ class Control(IntEnum):
     EPOCH_START = 20  # supervisor: COMMITTED as it was when the epoch began
     DELIVERED = 24  # uploader: packets acknowledged
     DROPPED = 25  # uploader: the first of UPLOADER_REASONS
+    SPOOLED = 28  # uploader: packets written to the spool; the word after the last of UPLOADER_REASONS
     TOTAL_RECEIVED = 40  # supervisor: tp_packets of all epochs
     TOTAL_KERNEL_DROPS = 41  # supervisor: tp_drops of all epochs
     OWN_DROPPED = 42  # supervisor: the first of SUPERVISOR_REASONS
@@ -227,6 +228,9 @@ class Region:
         """Drops that the uploader owns."""
         return {reason: self.control(Control.DROPPED + i) for i, reason in enumerate(UPLOADER_REASONS)}
 
+    def spooled(self) -> int:
+        return self.control(Control.SPOOLED)
+
     def set_kernel_counts(self, received: int, dropped: int) -> None:
         """The supervisor's reading of the epoch's statistics, for the section's ISB."""
         self.set_control(Control.RECEIVED, received)
@@ -268,7 +272,7 @@ class Region:
 
 def is_settle_word(word: int) -> bool:
     """True for the uploader's counters. A compromised worker writes headers too, and must not reach other words."""
-    return Control.DELIVERED <= word < Control.DROPPED + len(UPLOADER_REASONS)
+    return Control.DELIVERED <= word <= Control.SPOOLED
 
 
 def _slots_offset(count: int) -> int:

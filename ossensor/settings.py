@@ -76,6 +76,8 @@ class Settings:
     buffer_mb: int
     memory_mb: int
     drain_s: int
+    spool_dir: Path | None
+    spool_mb: int
     metrics_address: tuple[str, int] | None
     log_format: Literal["text", "json"]
     user: str
@@ -219,7 +221,7 @@ def _gather(environ: Mapping[str, str]) -> tuple[_Findings, Path]:
         findings.warnings.append(f"{CONFIG_PATH} counts in the environment only, not in {path}")
     if any(name in findings.environment for name in _KEYS):
         # One setting under two names: the environment's choice of one hides either in the file.
-        texts = {name: text for name, text in texts.items() if name not in _KEYS}
+        texts = {name: text for name, text in texts.items() if name not in {*_KEYS, KEY_NEXT}}
     findings.warn_of_unknown(texts, f"file {path}")
     findings.take(texts, findings.file)
     return findings, path

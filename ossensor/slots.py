@@ -293,14 +293,17 @@ class Consumer:
             return None
         return self.region.slot(batch.slot)[: batch.length]
 
-    def settle(self, batch: Batch, reason: Reason | None = None) -> None:
-        """Frees the slot and counts its packets exactly once: delivered, or dropped for a reason.
+    def settle(self, batch: Batch, reason: Reason | None = None, *, spooled: bool = False) -> None:
+        """Frees the slot and counts its packets exactly once: delivered, spooled, or dropped for a reason.
 
         Counter and state are two stores, and a kill between them would count twice or not at all. So the counter's
         *new value* is written into the header first, and the state SETTLING says that it holds: a successor that
         finds SETTLING stores the same value again.
         """
-        word = Control.DELIVERED if reason is None else Control.DROPPED + UPLOADER_REASONS.index(reason)
+        if spooled:
+            word: int = Control.SPOOLED
+        else:
+            word = Control.DELIVERED if reason is None else Control.DROPPED + UPLOADER_REASONS.index(reason)
         region = self.region
         region.set_header(batch.slot, Header.SETTLE_WORD, word)
         region.set_header(batch.slot, Header.SETTLE_VALUE, region.control(word) + batch.packets)

@@ -39,7 +39,7 @@ class Forge:
         self, name: str, heartbeat: Heartbeat, keep_fds: tuple[int, ...], work: Callable[[Signals], Exit]
     ) -> Process:
         """A running child that does `work` with no privilege and only these descriptors. OSError: there is none."""
-        handler = child_handler()
+        handler = child_handler(name)
         heartbeat.new_life()
         birth = Birth(name, os.getpid(), self._uid, self._gid, handler, heartbeat, keep_fds)
         process = _fork.Process(target=live, args=(birth, work), name=name, daemon=True)

@@ -42,6 +42,7 @@ def run(environ: Mapping[str, str]) -> Exit:
         loaded = load(environ)
         context = _tls_context(loaded.settings)
         _require_net_raw()
+        _make_spool(loaded.settings)
         listener = _listener(loaded.settings.metrics_address)
     except ConfigurationError as e:
         for fault in e.faults:
@@ -133,6 +134,18 @@ def _require_net_raw() -> None:
             "CAP_NET_RAW is missing: capturing needs it (run as root, or give it: AmbientCapabilities=CAP_NET_RAW in a"
             " systemd unit; Fargate tasks have it by default)"
         )
+
+
+def _make_spool(settings: Settings) -> None:
+    """The spool's folder, for the uploader alone, if it is not there. One that is there is its owner's affair."""
+    if settings.spool_dir is None or settings.spool_dir.is_dir():
+        return
+    try:
+        settings.spool_dir.mkdir(0o700, parents=True)
+        with contextlib.suppress(PermissionError):  # in a user namespace there may be no such user
+            os.chown(settings.spool_dir, *privileges.user_ids(settings.user))
+    except OSError as e:
+        raise ConfigurationError([f"OSSENSOR_SPOOL_DIR: {settings.spool_dir}: {e.strerror}"]) from e
 
 
 def _listener(address: tuple[str, int] | None) -> socket.socket | None:

@@ -411,7 +411,7 @@ class Supervisor:
         for port in self._all_ports():
             books = port.books(slots_lost=True)
             where = fields(interface=port.label)
-            undelivered = books.received - books.delivered
+            undelivered = books.received - books.delivered - books.spooled
             log.log(logging.WARNING if undelivered else logging.INFO, "books closed: %s", books, extra=where)
             if not books.balanced:
                 log.error("the books do not balance", extra=where)

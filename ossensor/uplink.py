@@ -21,7 +21,8 @@ from .port import Port
 from .slots import ring_for_dead
 from .spawn import Forge, Process
 from .workers.child import Heartbeat, Signals
-from .workers.uploader import Plan, Uploader
+from .workers.lines import Plan
+from .workers.uploader import Uploader
 
 # An uploader that dies this often in a row, never healthy for a minute, has tried for some eight minutes.
 _GIVE_UP_AFTER: Final = 20

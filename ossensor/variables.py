@@ -83,6 +83,10 @@ def _host(text: str) -> str:
     return text
 
 
+def _folder(text: str) -> Path | None:
+    return Path(text).absolute() if text else None
+
+
 def _address(text: str) -> tuple[str, int] | None:
     if not text:
         return None
@@ -314,6 +318,12 @@ class Form(BaseSettings):
     drain_s: _Whole = _number(
         "OSSENSOR_DRAIN_SECONDS", "Seconds that delivering the rest may take at a stop.", 1, 600, default=25
     )
+    spool_dir: Annotated[Path | None, BeforeValidator(_folder)] = _variable(
+        "OSSENSOR_SPOOL_DIR",
+        "Where batches wait on disk when memory runs short while the vSensor is away, and over a stop. Empty: nowhere.",
+        "the path of a folder; it is made when it is not there",
+    )
+    spool_mb: _Whole = _number("OSSENSOR_SPOOL_MB", "MiB of batches on disk, at most.", 1, 1 << 20, default=1024)
     metrics_address: Annotated[tuple[str, int] | None, BeforeValidator(_address)] = _variable(
         "OSSENSOR_METRICS_ADDRESS",
         "Where Prometheus may fetch /metrics, without encryption or password. Empty: nowhere.",

@@ -100,6 +100,18 @@ class Proof:
     vsensor_time_s: int = 0
     retry_after_s: float = 0.0
     trouble: str = ""
+    unsigned: bool = False  # somebody answered, and not under this key
+
+
+class _Session(requests.Session):
+    """Without redirects.
+
+    `allow_redirects=False` looks the next request up all the same, and for that reads and unpacks the whole body,
+    whatever a stranger sends.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
+        return None
 
 
 class PinError(ssl.SSLError):
@@ -152,10 +164,6 @@ def tls_context(trust: str, ca_file: str | None) -> ssl.SSLContext:
     return context
 
 
-def _sha256_of(sock: Any) -> str:
-    return hashlib.sha256(sock.getpeercert(binary_form=True)).hexdigest()
-
-
 class Client:
     """One connection's worth of sending; each sender thread has its own."""
 
@@ -169,19 +177,22 @@ class Client:
         self._user_agent = user_agent
         self.authority = host if port == 443 else f"{host}:{port}"
         self._session: requests.Session | None = None
+        self._seen_sha256 = ""  # of the certificate at the other end of the present connection
         self._socket: Any = None
         self._compressor = compressor(compression)
 
     def _open(self) -> requests.Session:
         if self._session is None:
-            self._session = requests.Session()
+            self._session = _Session()
             self._session.trust_env = False
             self._session.mount("https://", _Adapter(self._host, self._context, self._connected))
         return self._session
 
     def _connected(self, sock: Any) -> None:
         self._socket = sock
-        if self._pin and _sha256_of(sock) != self._pin:
+        # Now: a peer may close with its reply, and then there is nobody to ask.
+        self._seen_sha256 = hashlib.sha256(sock.getpeercert(binary_form=True)).hexdigest()
+        if self._pin and self._seen_sha256 != self._pin:
             raise PinError(0, "the certificate is not the one that was proven")
 
     def acknowledged_bytes(self) -> int:
@@ -229,7 +240,7 @@ class Client:
             self.close()
             self._pin = ""
             proof = self._prove(question, key, nonce)
-            if proof.key is not None:
+            if not proof.unsigned:  # nobody there, or an impostor: another key changes nothing
                 break
         self.close()
         return proof
@@ -238,14 +249,14 @@ class Client:
         request, body = registration.ask(question, key, nonce, authority=self.authority, application=self._user_agent)
         try:
             reply, content = self._exchange(request, question.address, body)
-            pin = _sha256_of(self._socket) if question.bound else ""
+            pin = self._seen_sha256 if question.bound else ""
             vsensor_time_s = registration.judge(reply, content, key, pin or None)
         except _NoAnswerError as e:
             return Proof(question, e.detail, trouble=e.trouble)
         except RefusedError as e:
             retry_after_s = _retry_after(reply.headers)
             detail, trouble = _not_signed(reply.status_code, e)
-            return Proof(question, detail, retry_after_s=retry_after_s, trouble=trouble)
+            return Proof(question, detail, retry_after_s=retry_after_s, trouble=trouble, unsigned=True)
         except ImpostorError as e:
             return Proof(question, str(e), trouble=_IMPOSTOR)
         return Proof(question, "proven", key, pin, vsensor_time_s)

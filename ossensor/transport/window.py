@@ -57,12 +57,22 @@ class Window(Generic[T]):
         self._streams: OrderedDict[str, OrderedDict[int, _Entry[T]]] = OrderedDict()
         self.in_flight = 0
 
-    def add(self, stream: str, sequence: int, item: T) -> bool:
-        """Queues a batch. False, and nothing queued, unless its sequence is above all that its stream still holds."""
+    def add(self, stream: str, sequence: int, item: T, *, between: bool = False) -> bool:
+        """Queues a batch. False, and nothing queued, unless its sequence is above all that its stream still holds.
+
+        `between`: or belongs between these, and is not there yet. What a successor finds on disk, where the newest go
+        first, it takes in before the slots.
+        """
         line = self._streams.get(stream)
+        later: list[int] = []
         if line and sequence <= next(reversed(line)):
-            return False
-        self._streams.setdefault(stream, OrderedDict())[sequence] = _Entry(item)
+            if not between or sequence in line:
+                return False
+            later = [n for n in line if n > sequence]
+        line = self._streams.setdefault(stream, OrderedDict())
+        line[sequence] = _Entry(item)
+        for n in later:
+            line.move_to_end(n)
         return True
 
     def next(self, now_s: float) -> tuple[str, int, T] | None:
@@ -88,6 +98,16 @@ class Window(Generic[T]):
     def floor(self, stream: str) -> int:
         """The lowest sequence of the stream that is not settled."""
         return next(iter(self._streams[stream]))
+
+    def waits(self, stream: str, sequence: int) -> bool:
+        """True for a batch that is here and not on its way."""
+        line = self._streams.get(stream)
+        entry = None if line is None else line.get(sequence)
+        return entry is not None and entry.state is not State.SENT
+
+    def replace(self, stream: str, sequence: int, item: T) -> None:
+        """Another item for a batch that waits: it is somewhere else now."""
+        self._streams[stream][sequence].item = item
 
     def fail(self, stream: str, sequence: int, not_before_s: float) -> None:
         """The attempt came to nothing; the batch may go again from `not_before_s` on."""

@@ -14,6 +14,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Final
@@ -26,6 +27,7 @@ from prometheus_client.registry import Collector
 from ossensor.region import Region, State
 
 _PATIENCE_S: Final = 5.0
+_ALTOGETHER_S: Final = 10.0
 # From a write into the page cache next door to a vSensor that is far away and busy.
 _DELAYS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -92,6 +94,9 @@ def of_uploader(totals: Mapping[str, int], waiting_batches: int, *, reachable: b
         "batches": "Batches that the vSensor has acknowledged.",
         "wire_bytes": "Bytes of their bodies as sent.",
         "attempts": "Requests with a batch, repeated ones included.",
+        "spooled": "Packets written to the spool.",
+        "unspooled": "Packets acknowledged from the spool, what earlier lives left included.",
+        "spool_lost": "Packets of the spool that were damaged, or refused for good.",
     }
     counters = [
         CounterMetricFamily(f"ossensor_upload_{name}", meaning, value=totals[name])
@@ -140,10 +145,28 @@ class _Server(HTTPServer):
         self.socket = listener
         self.report = report
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing, as below: a scraper that hangs up is no news."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     timeout = _PATIENCE_S  # for each read of the request, by the base class
     server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        # And for all of it: one who says a byte now and then would keep the next one waiting for hours.
+        self._deadline = threading.Timer(_ALTOGETHER_S, self._hang_up)
+        self._deadline.daemon = True
+        self._deadline.start()
+
+    def finish(self) -> None:
+        self._deadline.cancel()
+        super().finish()
+
+    def _hang_up(self) -> None:
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:
         if self.path != "/metrics":

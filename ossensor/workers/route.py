@@ -9,17 +9,22 @@ Looking up and proving wait for others, so each has a thread, which reports and 
 from __future__ import annotations
 
 import logging
+import os
 import random
 import secrets
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Final, NamedTuple
 
 from ossensor.complaints import Complaints
+from ossensor.errors import Exit
 from ossensor.filters import Flow
 from ossensor.logs import SEND, fields
 from ossensor.transport.client import Client, Proof, Stamp
@@ -46,6 +51,19 @@ class Addresses(NamedTuple):
     """What a lookup gave."""
 
     found: list[str]
+
+
+@contextmanager
+def ends_the_process() -> Iterator[None]:
+    """Around a thread's work: a bug in it is told, and ends all of us. A thread that is silently gone ends nothing."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001  the last frame of a thread
+        traceback.print_exc()
+        os._exit(Exit.INTERNAL)
+
+
+_NO_THREAD: Final = "no thread to be had"
 
 
 class Route:
@@ -82,7 +100,14 @@ class Route:
         self._report(Addresses(list(dict.fromkeys(str(entry[4][0]) for entry in found))))
 
     def _prove(self, question: Question) -> None:
-        self._report(self._client.prove(question))
+        with ends_the_process():
+            self._report(self._client.prove(question))
+
+    def _thread(self, work: Callable[[], None], name: str, otherwise: Addresses | Proof) -> None:
+        try:
+            threading.Thread(target=work, name=name, daemon=True).start()
+        except RuntimeError:  # the pids limit
+            self._report(otherwise)
 
     # -- the main thread ------------------------------------------------------------------------------------------
 
@@ -91,7 +116,7 @@ class Route:
         match self.endpoint.wants(now_s):
             case State.UNRESOLVED:
                 self.endpoint.asked()
-                threading.Thread(target=self._resolve, name="resolver", daemon=True).start()
+                self._thread(self._resolve, "resolver", Addresses([]))
             case State.UNGUARDED:
                 self.endpoint.asked()
                 if not self._guard(self.endpoint.flows):
@@ -108,7 +133,7 @@ class Route:
                     tuple(self._nonce() for _ in self._to.keys),
                     bound=self._to.pinned,
                 )
-                threading.Thread(target=self._prove, args=(question,), name="prover", daemon=True).start()
+                self._thread(partial(self._prove, question), "prover", Proof(question, "no thread", trouble=_NO_THREAD))
             case _:
                 pass
 

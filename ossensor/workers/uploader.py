@@ -1,8 +1,9 @@
 """The uploader: takes ready slots of every interface, has them sent, and settles them.
 
-Invariant: a slot is settled only when the vSensor acknowledged its batch, or refused it for good, in a signed reply; or
-when its header cannot be true. Until then it stays READY in shared memory, so this process may die at any instruction:
-its successor finds every batch again, and the vSensor recognises those that had arrived.
+Invariant: a slot is settled only when the vSensor acknowledged its batch, or refused it for good, in a signed reply;
+when the batch is on disk to stay (spool.py); or when its header cannot be true. Until then it stays READY in shared
+memory, so this process may die at any instruction: its successor finds every batch again, and the vSensor recognises
+those that had arrived.
 
 No batch leaves before the vSensor has proved to hold the key (transport/registration.py), again after each failure.
 
@@ -20,7 +21,7 @@ import socket
 import ssl
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ossensor.accounting import Reason
@@ -28,23 +29,31 @@ from ossensor.control import Channel
 from ossensor.errors import Exit
 from ossensor.logs import SEND, fields
 from ossensor.region import Region
-from ossensor.slots import Batch, Consumer
+from ossensor.slots import Consumer
+from ossensor.spoolfile import DamagedError, Spooled
 from ossensor.transport.client import Client, Job, Kind, Proof, Result
-from ossensor.transport.compression import Advice, Policy
-from ossensor.transport.protocol import Account, BatchId, Outcome, Stream
+from ossensor.transport.compression import Advice
+from ossensor.transport.protocol import BatchId, Outcome, Stream
 from ossensor.transport.window import Window
 
 from .child import HEARTBEAT_S, Heartbeat, Signals
-from .route import Addresses, Destination, Route
+from .lines import InSlot, Item, Line, OnDisk, Plan, Totals, stream_of
+from .overflow import Overflow
+from .route import Addresses, Route, ends_the_process
+from .spool import Damaged, Written
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from .metrics import Exporter, Scrape
 
+    News = Result | Proof | Addresses | Written | Damaged | Scrape
+
 log = logging.getLogger(__name__)
 
 SENDERS: Final = 4
+# What a section in the spool is taken for, before it is read: whether a batch of that size is worth compressing.
+SECTION_BYTES: Final = 1 << 20
 # The vSensor holds a batch that overtook its predecessor for two seconds; a line of four never waits on itself.
 _IN_FLIGHT_PER_STREAM: Final = 4
 # A signed "not now" is not a reason to suspect the line: the batch alone waits a little.
@@ -58,47 +67,11 @@ _DRAIN_PATIENCE_S: Final = 2.5
 _DRAIN_MOVE_BYTES: Final = 64 << 10
 # A drain is over when nothing moves: looked at so often.
 _DRAIN_LOOK_S: Final = 0.25
+# Attempts that are under way when the drain is over keep their slots until they fail: connecting takes 5 s to do so.
+_RESCUE_S: Final = 4.0
 _STATS_EVERY_S: Final = 10.0
-# Well above what the client's own limits add up to on a slow line.
-_STUCK_S: Final = 120.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the uploader was forked for."""
-
-    to: Destination
-    compression: Policy
-
-
-@dataclass
-class Line:
-    """One interface's queue, as the uploader sees it."""
-
-    interface: str
-    consumer: Consumer
-    fds: list[int]
-    advice: Advice
-    retiring: bool = False
-
-
-@dataclass(frozen=True)
-class Item:
-    """A batch in the window, and the queue it came from."""
-
-    queue_id: int
-    batch: Batch
-    section: memoryview
-
-
-@dataclass
-class Totals:
-    """For the statistics lines; exact counts of packets are in shared memory."""
-
-    batches: int = 0
-    packets: int = 0
-    wire_bytes: int = 0
-    attempts: int = 0
+# Well above what the client's own limits add up to on a slow line, twice over: a proof may try two keys.
+_STUCK_S: Final = 240.0
 
 
 class Uploader:
@@ -121,18 +94,23 @@ class Uploader:
         self._totals = Totals()
         self._stats_at_s = time.monotonic() + _STATS_EVERY_S
         self._drain_since_s: float | None = None
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[Result | Proof | Addresses | Scrape] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Job, Spooled | None]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._items: dict[BatchId, tuple[str, Item]] = {}
         self._since_s: dict[BatchId, float] = {}  # of the attempts under way, oldest first
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
+        self._rescuing = False  # the drain is over, and what is left goes to the disk
         to = plan.to
         self._clients = [Client(to.host, to.port, context, to.application, plan.compression) for _ in range(SENDERS)]
         self._route = Route(to, context, self._report, lambda flows: channel.send("guard", flows=flows))
         self._endpoint = self._route.endpoint
         self._exporter = self._exported(metrics)
         self._moved_bytes = 0
+        self._overflow: Overflow | None = None
+        if plan.spool_folder:
+            complaints = self._route.complaints
+            self._overflow = Overflow(plan, self._lines, self._window, self._totals, complaints, self._report)
         for number, client in enumerate(self._clients):
             threading.Thread(target=self._sender, args=(client,), name=f"sender-{number}", daemon=True).start()
 
@@ -151,15 +129,26 @@ class Uploader:
     # -- threads: nothing below this line touches the main thread's state -----------------------------------------
 
     def _sender(self, client: Client) -> None:
+        with ends_the_process():
+            self._send_all(client)
+
+    def _send_all(self, client: Client) -> None:
         generation = 0
         while True:
-            job = self._jobs.get()
+            job, spooled = self._jobs.get()
             if job.stamp.generation != generation:
                 client.close()  # a connection to an address that is not in use any more
                 generation = job.stamp.generation
+            if spooled is not None and self._overflow is not None:
+                try:
+                    section, account = self._overflow.spool.read(spooled)
+                except DamagedError as e:
+                    self._report(Damaged(spooled, str(e)))
+                    continue
+                job = replace(job, section=section, account=account)
             self._report(client.send(job))
 
-    def _report(self, news: Result | Proof | Addresses | Scrape) -> None:
+    def _report(self, news: News) -> None:
         self._done.put(news)
         with contextlib.suppress(OSError):
             self._wake_write.send(b"!")
@@ -183,6 +172,8 @@ class Uploader:
             if len(self._window) or self._endpoint.due_s() is None:
                 self._route.attend(time.monotonic())
             self._send_due()
+            if self._overflow is not None:
+                self._overflow.relieve(rescue=self._rescuing)
             self._retire_idle()
             self._print_stats()
             if self._drained():
@@ -226,12 +217,18 @@ class Uploader:
     def _take_in(self, queue_id: int, line: Line) -> None:
         for batch in line.consumer.listen():
             section = line.consumer.section(batch)
-            # A worker reads packets from anywhere: what it publishes is checked like a stranger's. The queue is part
-            # of the stream's name, so that no worker can put its batches into another's order.
-            stream = f"{queue_id}/{batch.epoch}"
-            if section is None or not self._window.add(stream, batch.sequence, Item(queue_id, batch, section)):
+            # A worker reads packets from anywhere: what it publishes is checked like a stranger's.
+            name = BatchId(Stream(self._plan.to.sensor, batch.epoch, line.interface), batch.sequence)
+            if self._overflow is not None and self._overflow.has(name):
+                line.consumer.settle(batch, spooled=True)
+                continue
+            item = None if section is None else InSlot(queue_id, batch, section)
+            between = self._overflow is not None and self._overflow.inherited(stream_of(name))
+            if item is None or not self._window.add(stream_of(name), batch.sequence, item, between=between):
                 line.consumer.settle(batch, Reason.CORRUPT)
                 log.error("a worker published an impossible slot", extra=fields(interface=line.interface))
+            else:
+                line.in_slots[name] = item
 
     def _may_send(self) -> bool:
         return self._window.in_flight < self._endpoint.concurrency(SENDERS)
@@ -242,22 +239,24 @@ class Uploader:
             if chosen is None:
                 return
             stream, sequence, item = chosen
-            line = self._lines[item.queue_id]
-            batch = BatchId(Stream(self._plan.to.sensor, item.batch.epoch, line.interface), sequence)
             self._totals.attempts += 1
-            self._items[batch] = (stream, item)
-            self._since_s[batch] = time.monotonic()
-            self._jobs.put(
-                Job(
-                    batch,
-                    item.section,
-                    packets=item.batch.packets,
-                    floor=self._window.floor(stream),
-                    compress=line.advice.worth_trying(len(item.section)),
-                    stamp=self._route.stamp(),
-                    account=_account(item.batch, line.consumer.region.dropped()),
-                )
-            )
+            job, spooled = self._job(stream, sequence, item)
+            self._items[job.batch] = (stream, item)
+            self._since_s[job.batch] = time.monotonic()
+            self._jobs.put((job, spooled))
+
+    def _job(self, stream: str, sequence: int, item: Item) -> tuple[Job, Spooled | None]:
+        """An attempt, and the file that the sender is to read its section from, if it is in one."""
+        floor, stamp = self._window.floor(stream), self._route.stamp()
+        if isinstance(item, OnDisk):
+            compress = self._advice(item).worth_trying(SECTION_BYTES)
+            name = item.spooled.batch
+            return Job(name, memoryview(b""), item.packets, floor, compress=compress, stamp=stamp), item.spooled
+        line = self._lines[item.queue_id]
+        name = BatchId(Stream(self._plan.to.sensor, item.batch.epoch, line.interface), sequence)
+        compress = line.advice.worth_trying(len(item.section))
+        account = line.account(item.batch)
+        return Job(name, item.section, item.packets, floor, compress=compress, stamp=stamp, account=account), None
 
     def _hear_threads(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -265,14 +264,22 @@ class Uploader:
         with contextlib.suppress(queue.Empty):
             while True:
                 news = self._done.get_nowait()
-                if isinstance(news, Result):
-                    self._conclude(news)
-                elif isinstance(news, Proof):
-                    self._route.proved(news, time.monotonic())
-                elif isinstance(news, Addresses):
-                    self._route.resolved(news, time.monotonic())
-                elif self._exporter is not None:
-                    self._exporter.answer(news)
+                match news:
+                    case Result():
+                        self._conclude(news)
+                    case Proof():
+                        self._route.proved(news, time.monotonic())
+                        if news.key is not None:
+                            self._moved()
+                    case Addresses():
+                        self._route.resolved(news, time.monotonic())
+                    case Written():
+                        if self._overflow is not None and self._overflow.written(news):
+                            self._moved()
+                    case Damaged():
+                        self._damaged(news)
+                    case _ if self._exporter is not None:
+                        self._exporter.answer(news)
 
     def _conclude(self, result: Result) -> None:
         job = result.job
@@ -308,12 +315,11 @@ class Uploader:
             self._again(result, stream, now_s)
             return
         if job.compress and result.wire_bytes:
-            self._lines[item.queue_id].advice.learn(len(job.section), result.wire_bytes)
+            self._advice(item).learn(len(job.section), result.wire_bytes)
         self._settle(result, stream, item)
 
     def _again(self, result: Result, stream: str, now_s: float) -> None:
-        if self._drain_since_s is not None:
-            self._drain_since_s = time.monotonic()  # it is there, and speaks
+        self._moved()  # it is there, and speaks
         if result.outcome is Outcome.STALE and result.vsensor_time_s is not None:
             # A vSensor that has just started calls everything signed before that stale, with no offset at all.
             self._route.learn_time(result.vsensor_time_s)
@@ -324,16 +330,16 @@ class Uploader:
         )
 
     def _settle(self, result: Result, stream: str, item: Item) -> None:
-        line = self._lines[item.queue_id]
+        name = result.job.batch
         reason = None
         if result.kind is Kind.REFUSED:
             reason = Reason.TOO_LARGE if result.outcome is Outcome.TOO_LARGE else Reason.REJECTED
             log.error(
                 "the vSensor refused a batch for good",
                 extra=fields(
-                    interface=line.interface,
-                    sequence=item.batch.sequence,
-                    packets=item.batch.packets,
+                    interface=name.stream.interface,
+                    sequence=name.sequence,
+                    packets=item.packets,
                     reason=reason.value,
                     answer=result.detail,
                 ),
@@ -342,12 +348,36 @@ class Uploader:
             self._totals.batches += 1
             if self._exporter is not None:
                 self._exporter.acknowledged(result.elapsed_s)
-            self._totals.packets += item.batch.packets
+            self._totals.packets += item.packets
             self._totals.wire_bytes += result.wire_bytes
-        self._window.settle(stream, item.batch.sequence)
-        line.consumer.settle(item.batch, reason)
+        self._window.settle(stream, name.sequence)
+        if isinstance(item, InSlot):
+            line = self._lines[item.queue_id]
+            del line.in_slots[name]
+            line.consumer.settle(item.batch, reason)
+        elif self._overflow is not None:
+            self._overflow.settled(item, refused=reason is not None)
+        self._moved()
+
+    def _advice(self, item: Item) -> Advice:
+        if isinstance(item, InSlot):
+            return self._lines[item.queue_id].advice
+        if self._overflow is None:
+            raise AssertionError("what is on disk is in a spool")
+        return self._overflow.advice
+
+    def _moved(self) -> None:
+        """A drain goes on while something moves."""
         if self._drain_since_s is not None:
             self._drain_since_s = time.monotonic()
+
+    def _damaged(self, damaged: Damaged) -> None:
+        name = damaged.spooled.batch
+        stream, _ = self._items.pop(name)
+        del self._since_s[name]
+        self._window.settle(stream, name.sequence)
+        if self._overflow is not None:
+            self._overflow.damaged(damaged)
 
     def _retire_idle(self) -> None:
         for queue_id, line in list(self._lines.items()):
@@ -389,9 +419,10 @@ class Uploader:
             self._drain_since_s = time.monotonic()
         # A connection that was replaced begins at nothing again.
         self._moved_bytes = min(self._moved_bytes, moved_bytes)
-        return time.monotonic() - self._drain_since_s > _DRAIN_PATIENCE_S
-
-
-def _account(batch: Batch, dropped: dict[Reason, int]) -> Account:
-    drops = (dropped[reason] for reason in (Reason.REJECTED, Reason.TOO_LARGE, Reason.CORRUPT))
-    return Account(batch.first_packet, batch.received, batch.kernel_drops, int(batch.final), *drops)
+        if time.monotonic() - self._drain_since_s <= _DRAIN_PATIENCE_S:
+            return False
+        if self._rescuing or self._overflow is None or self._overflow.spool.broken:
+            return True
+        self._rescuing = True
+        self._drain_since_s = time.monotonic() + _RESCUE_S
+        return False

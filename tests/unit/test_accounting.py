@@ -44,6 +44,7 @@ def test_the_reasons_are_a_closed_set_with_one_owner_each() -> None:
         "rejected",
         "too_large",
         "corrupt",
+        "spool_damaged",
         "worker_died",
         "interface_gone",
         "shutdown",

@@ -85,7 +85,7 @@ def life(
 ) -> tuple[int, list[str]]:
     """The exit code of a child that lives for `work`, and what it logged."""
     said = Said()
-    handler = ChildHandler(said)
+    handler = ChildHandler(said, "child")
     ids = os.getuid(), os.getgid()
     birth = Birth("oss-test", parent_pid or os.getpid(), *ids, handler, heartbeat, keep_fds)
     process = FORK.Process(target=live, args=(birth, work), name="oss-test", daemon=True)

@@ -19,7 +19,7 @@ import pytest
 
 from ossensor import childlog
 from ossensor.childlog import ChildHandler, Listener
-from ossensor.logs import CHUNK, INFO, PACKET, TextFormatter, fields
+from ossensor.logs import CHUNK, INFO, PACKET, JsonFormatter, TextFormatter, fields
 
 FORK = multiprocessing.get_context("fork")
 DEADLINE_S = 20.0
@@ -56,7 +56,7 @@ def start_child(
     kept: Kept, work: Callable[[ChildHandler], None], name: str = "child", listener: Listener | None = None
 ) -> tuple[BaseProcess, Listener]:
     """What spawn.py does, without the privileges."""
-    handler = ChildHandler(kept)
+    handler = ChildHandler(kept, "child")
 
     def live() -> None:
         try:
@@ -145,7 +145,7 @@ def test_every_record_is_received_or_counted_as_left_out() -> None:
 
 def test_a_reader_that_stands_still_never_blocks_the_child_and_what_overflows_is_counted() -> None:
     kept = Kept()
-    handler = ChildHandler(kept)
+    handler = ChildHandler(kept, "child")
     handler._bucket = childlog.Bucket(per_s=1e9, burst=100_000)
     read, write = os.pipe()
 
@@ -215,7 +215,7 @@ def test_one_that_never_stops_does_not_keep_another_from_being_heard() -> None:
     kept = Waiting()
     listener = Listener()
     for text, count in (("noisy", 100), ("quiet", 1)):
-        handler = ChildHandler(kept)
+        handler = ChildHandler(kept, "child")
         for _ in range(count):
             handler.sending.send(encoded({"msg": text, "levelno": INFO, "levelname": "INFO"}))
         listener.add(handler)
@@ -273,7 +273,7 @@ def test_a_child_killed_while_it_logs_silences_nobody_and_leaves_nothing_behind(
 def as_sent(*messages: bytes) -> Kept:
     """What the supervisor makes of these bytes from a child."""
     kept = Kept()
-    handler = ChildHandler(kept)
+    handler = ChildHandler(kept, "child")
     for message in messages:
         handler.sending.send(message)
     listener = Listener()
@@ -348,3 +348,23 @@ def test_a_record_longer_than_any_of_ours_is_not_read_to_its_end() -> None:
     (said,) = as_sent(padded).messages()
 
     assert said.startswith("unreadable log record: Expecting ',' delimiter")
+
+
+def test_no_child_can_write_a_line_in_anothers_name() -> None:
+    forged = {
+        "msg": "x\n2026-11-25T00:00:00.000Z INFO supervisor: all is well",
+        "exc_text": "a\n\x1b[2Jb",
+        "processName": "supervisor",
+        "levelname": "CRITICAL",
+        "levelno": INFO,
+        "fields": {"process": "supervisor"},
+    }
+    kept = as_sent(encoded(forged))
+    (record,) = kept.records
+    in_json = json.loads(JsonFormatter().format(record))
+
+    assert kept.lines[0].count("\n") == 2
+    first = kept.lines[0].splitlines()[0]
+    assert first.endswith(r"INFO child: x\n2026-11-25T00:00:00.000Z INFO supervisor: all is well process=supervisor")
+    assert (in_json["process"], in_json["level"]) == ("child", "INFO")
+    assert record.exc_text == "a\n\\u001b[2Jb"

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "ratelimit", "backoff", "pcapng", "ere", "transport.protocol"),
     (
         *("accounting", "filters", "children", "interfaces", "variables", "settings", "configfile"),
-        *("logs", "childlog", "control", "region", "slots", "netlink", "complaints", "outages", "budget"),
+        *("logs", "childlog", "spoolfile", "control", "region", "slots", "netlink", "complaints", "outages", "budget"),
         *(
             "transport.signing",
             "transport.window",

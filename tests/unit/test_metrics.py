@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from ossensor.accounting import Reason
+from ossensor.accounting import SUPERVISOR_REASONS, UPLOADER_REASONS, Reason
 from ossensor.region import Region
 from ossensor.slots import Consumer, Pipes, Producer
 from ossensor.workers import metrics
@@ -57,7 +57,10 @@ def shown(*regions: tuple[str, Region]) -> dict[str, dict[str, float]]:
 
 
 def test_the_books_of_an_interface_are_shown_as_they_are(region: Region) -> None:
-    dropped = {f"eth0 {reason.value}": 0 for reason in Reason} | {"eth0 rejected": 2, "eth0 interface_gone": 3}
+    dropped = {f"eth0 {reason.value}": 0 for reason in (*UPLOADER_REASONS, *SUPERVISOR_REASONS)} | {
+        "eth0 rejected": 2,
+        "eth0 interface_gone": 3,
+    }
 
     assert shown(("eth0", region)) == {
         "packets_received_total": {"eth0": 17},
@@ -77,6 +80,9 @@ def test_two_queues_of_one_interface_are_one_and_those_of_two_are_two(region: Re
     assert twice["packets_dropped_total"]["eth0 rejected"] == 4
 
 
+TOTALS = {"batches": 7, "wire_bytes": 123, "attempts": 9, "spooled": 30, "unspooled": 20, "spool_lost": 1}
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[[Callable[[Scrape], None]], tuple[Exporter, int]]]:
     listeners: list[socket.socket] = []
@@ -86,7 +92,7 @@ def serve() -> Iterator[Callable[[Callable[[Scrape], None]], tuple[Exporter, int
         listeners.append(listener)
 
         def collected() -> list[Metric]:
-            return of_uploader({"batches": 7, "wire_bytes": 123, "attempts": 9}, 2, reachable=True)
+            return of_uploader(TOTALS, 2, reachable=True)
 
         return Exporter(listener, report, collected), listener.getsockname()[1]
 
@@ -118,9 +124,11 @@ def test_a_scrape_is_answered_by_the_main_thread_with_everything(serve: Serve) -
     found = values(text)
 
     assert status == 200
-    assert found["ossensor_upload_batches_total", ()] == 7
-    assert found["ossensor_upload_wire_bytes_total", ()] == 123
-    assert found["ossensor_upload_attempts_total", ()] == 9
+    assert [found[f"ossensor_upload_{name}_total", ()] for name in ("spooled", "unspooled", "spool_lost")] == [
+        30,
+        20,
+        1,
+    ]
     assert found["ossensor_upload_waiting_batches", ()] == 2
     assert found["ossensor_vsensor_reachable", ()] == 1
     assert found["ossensor_acknowledgement_seconds_count", ()] == 1

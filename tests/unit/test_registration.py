@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import ssl
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -224,3 +226,67 @@ def test_nothing_is_sent_to_a_certificate_that_is_not_the_pinned_one(
         if server is stranger:
             assert result.trouble == "the vSensor's certificate has changed; it must prove itself again"
             assert result.detail == "PinError: the certificate is not the one that was proven"
+
+
+@pytest.mark.parametrize("closing", [b"Connection: close\r\n", b""], ids=["closing", "HTTP/1.0"])
+def test_a_vsensor_that_closes_with_its_reply_is_believed_all_the_same(
+    serve: Serve, certificates: Certificates, good_sha256: str, closing: bytes
+) -> None:
+    server = serve(certificates.good)
+    server.close_after_reply = True
+
+    def script(heard: Heard) -> bytes:
+        reply = answer(heard, good_sha256)
+        return reply.replace(b"\r\n", b"\r\n" + closing, 1) if closing else reply.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+
+    server.script = script
+
+    assert (ask(server).key, ask(server).pin) == (KEY, good_sha256)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(raw(302, {"Location": "/elsewhere"}, b"x" * 200_000), id="a redirect with a long body"),
+        pytest.param(
+            raw(302, {"Location": "/x", "Content-Encoding": "gzip"}, gzip.compress(bytes(50 << 20))), id="a bomb"
+        ),
+        pytest.param(raw(302, {"Location": "http://[::bad"}, b""), id="a redirect to nowhere"),
+        pytest.param(raw(200, {"Content-Encoding": "gzip"}, gzip.compress(bytes(50 << 20))), id="a bomb without one"),
+        pytest.param(raw(401, {"Connection": "close"}, b""), id="closing"),
+        pytest.param(raw(500, {}, b"x" * 100_000), id="longer than is read"),
+        pytest.param(raw(200, {}, b"", length=-3), id="a length below nothing"),
+        pytest.param(raw(200, {}, b"", length=1 << 62), id="a length beyond everything"),
+        pytest.param(b"HTTP/1.1 99999 What\r\n\r\n", id="no status"),
+        pytest.param(b"\0" * 1000, id="no HTTP"),
+    ],
+)
+def test_whatever_a_stranger_answers_is_no_proof_and_costs_no_memory(
+    serve: Serve, certificates: Certificates, reply: bytes
+) -> None:
+    server = serve(certificates.stranger)
+    server.script = lambda _: reply
+    server.close_after_reply = True
+    tracemalloc.start()
+    try:
+        proof = ask(server)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert proof.key is None
+    assert proof.trouble
+    assert len(server.heard) == 1
+    assert peak_bytes < 8 << 20
+
+
+def test_an_impostor_is_named_also_while_keys_change(
+    serve: Serve, certificates: Certificates, good_sha256: str
+) -> None:
+    middle = serve(certificates.stranger)
+    middle.script = lambda heard: answer(heard, good_sha256)
+
+    proof = ask(middle, KEY, NEXT_KEY)
+
+    assert proof.trouble.startswith("somebody stands between us and the vSensor")
+    assert len(middle.heard) == 1

@@ -73,6 +73,8 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
         buffer_mb=32,
         memory_mb=256,
         drain_s=25,
+        spool_dir=None,
+        spool_mb=1024,
         metrics_address=None,
         log_format="text",
         user="65534",
@@ -83,7 +85,7 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
 
     assert expected == loaded.settings
     assert loaded.warnings == []
-    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 26}
+    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 28}
 
 
 def test_without_a_config_path_it_is_the_documented_one() -> None:

@@ -134,3 +134,30 @@ def test_the_table_has_four_moves() -> None:
         (State.SENT, Event.FAIL),
         (State.SENT, Event.SETTLE),
     }
+
+
+def test_what_a_successor_finds_may_belong_between_what_it_has_but_not_twice() -> None:
+    window: Window[str] = Window(1)
+    added = [window.add("a", n, str(n), between=True) for n in (5, 9, 2, 7, 7, 10, 2)]
+    order = []
+    while (chosen := window.next(0.0)) is not None:
+        order.append(chosen[1])
+        assert window.floor("a") == chosen[1]
+        window.settle("a", chosen[1])
+
+    assert added == [True, True, True, True, False, True, False]
+    assert order == [2, 5, 7, 9, 10]
+
+
+def test_only_what_is_not_on_its_way_waits_and_may_be_replaced() -> None:
+    window: Window[str] = Window(2)
+    for n in range(3):
+        window.add("a", n, str(n))
+    window.next(0.0)
+    assert [window.waits("a", n) for n in range(4)] == [False, True, True, False]
+    assert not window.waits("b", 0)
+    window.replace("a", 1, "elsewhere")
+    window.fail("a", 0, 0.0)
+
+    assert window.waits("a", 0)
+    assert [window.next(0.0), window.next(0.0)] == [("a", 0, "0"), ("a", 1, "elsewhere")]

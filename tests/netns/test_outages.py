@@ -1,0 +1,129 @@
+"""The vSensor is away for longer than memory lasts: with a spool nothing is lost, over a restart of everything too."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from harness import frames, proc
+from harness.programs import OSSENSOR, UPLOADER, Sensor
+from harness.world import World
+
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(400)]
+
+PER_SECOND = 20_000
+OUTAGE_S = 15
+COUNT = 60_000  # some 15 MiB: more than half of the slots, less than all
+# Sixteen slots, of which eight may wait: some seconds of outage fill them.
+SMALL = {"OSSENSOR_BUFFER_MB": "16", "OSSENSOR_BATCH_MS": "100"}
+
+
+@pytest.fixture
+def folder(open_folder: Path, request: pytest.FixtureRequest) -> Path:
+    """One that does not exist yet, where the uploader may go."""
+    return open_folder / f"spool-{abs(hash(request.node.name))}"
+
+
+def _files(folder: Path) -> list[Path]:
+    return list(folder.glob("*.pcapng"))
+
+
+def _books(sensor: Sensor) -> dict[str, int]:
+    (line,) = [line for line in sensor.lines if "books closed: " in line]
+    assert "(balanced)" in line
+    return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", line)}
+
+
+def _audited(world: World) -> tuple[int, str]:
+    done = subprocess.run([OSSENSOR, "audit", world.store, "--deep"], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("how", ["refused", "black-holed"])
+def test_an_outage_loses_nothing_and_the_backlog_is_gone_soon(world: World, folder: Path, how: str) -> None:
+    world.add_link("cap0")
+    vsensor = world.start_vsensor()
+    sensor = world.start_sensor("cap0", changes={**SMALL, "OSSENSOR_SPOOL_DIR": str(folder)})
+    sender = world.sender("cap0", per_second=PER_SECOND)
+    proc.eventually("the store grows", lambda: world.stored_bytes("cap0") > 0)
+
+    if how == "refused":
+        assert vsensor.terminate()[0] == 0
+    else:
+        world.black_hole()
+    time.sleep(OUTAGE_S)  # the outage itself
+    most = len(_files(folder))
+    if how == "refused":
+        world.start_vsensor()
+    else:
+        world.collector.run("nft", "delete table inet hole")
+    back_s = time.monotonic()
+    sent = sender.stop()
+    proc.eventually("the spool is empty", lambda: not _files(folder), timeout_s=60)
+    empty_s = time.monotonic() - back_s
+    proc.happened(lambda: world.holds("cap0", sent), timeout_s=30)
+    assert sensor.terminate()[0] == 0
+    books = _books(sensor)
+
+    print(f"{how}: {sent} sent, {most} files at most, empty {empty_s:.1f} s after the return; {books}")
+    assert frames.verdict(range(sent), world.stored_numbers("cap0")) == ""
+    assert books["kernel_drops"] == 0
+    assert most > 5
+    assert _audited(world)[0] == 0
+
+
+def test_what_a_stop_leaves_is_on_disk_and_the_next_sensor_delivers_it(world: World, folder: Path) -> None:
+    world.add_link("cap0")
+    changes = {**SMALL, "OSSENSOR_SPOOL_DIR": str(folder)}
+    sensor = world.start_sensor("cap0", changes=changes)
+    world.send("cap0", 100_000, per_second=PER_SECOND)
+    uploader = sensor.strike(UPLOADER)
+    sensor.successor(UPLOADER, uploader)
+    world.send("cap0", 100_000, first=100_000, per_second=PER_SECOND)
+    code, took_s = sensor.terminate()
+    books = _books(sensor)
+    files = _files(folder)
+    tshark = subprocess.run(["tshark", "-r", files[0]], capture_output=True, text=True, check=True).stdout
+
+    print(f"stopped in {took_s:.1f} s, {len(files)} files; {books}")
+    assert (code, took_s < 25) == (0, True)
+    assert books == {"received": 200_000, "kernel_drops": 0, "delivered": 0, "in_flight": 0, "spooled": 200_000}
+    assert len(tshark.splitlines()) == int(files[0].name.split(",")[3])
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+    world.start_vsensor()
+    successor = world.start_sensor("cap0", changes=changes)
+    world.send("cap0", 100, first=200_000)
+    proc.eventually("the spool is empty", lambda: not _files(folder), timeout_s=60)
+    proc.happened(lambda: world.holds("cap0", 200_100), timeout_s=30)
+    assert successor.terminate()[0] == 0
+
+    # Two epochs: in order each, and either may be first.
+    stored = world.stored_numbers("cap0")
+    assert frames.verdict(range(200_000), [n for n in stored if n < 200_000]) == ""
+    assert frames.verdict(range(200_000, 200_100), [n for n in stored if n >= 200_000]) == ""
+    assert _audited(world)[0] == 0
+
+
+def test_a_full_disk_is_told_and_costs_nothing_that_memory_can_hold(world: World, folder: Path) -> None:
+    folder.mkdir()
+    world.sensor.run("mount", "-t", "tmpfs", "-o", "size=3m,uid=65534,gid=65534,mode=700", "none", str(folder))
+    world.add_link("cap0")
+    sensor = world.start_sensor("cap0", changes={**SMALL, "OSSENSOR_SPOOL_DIR": str(folder)})
+    world.send("cap0", COUNT, per_second=PER_SECOND)
+    sensor.wait_for_line("No space left on device", timeout_s=30)
+    names = world.sensor.run("ls", str(folder)).split()
+    world.start_vsensor()
+    proc.eventually("all is stored", lambda: world.holds("cap0", COUNT), timeout_s=90)
+    assert sensor.terminate()[0] == 0
+    books = _books(sensor)
+
+    print(f"{len(names)} files on the full disk; {books}")
+    assert names
+    assert not [name for name in names if name.endswith(".part")]
+    assert world.sensor.run("ls", str(folder)) == ""
+    assert frames.verdict(range(COUNT), world.stored_numbers("cap0")) == ""
+    assert books["kernel_drops"] == 0
