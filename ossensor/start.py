@@ -159,7 +159,7 @@ def _listener(address: tuple[str, int] | None) -> socket.socket | None:
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext:
-    from .transport.client import tls_context  # noqa: PLC0415  see run()
+    from .transport.connection import tls_context  # noqa: PLC0415  see run()
 
     return tls_context(settings.tls, str(settings.ca_file) if settings.ca_file else None)
 

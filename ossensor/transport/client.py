@@ -1,11 +1,10 @@
-"""One attempt to register or to deliver a batch: sign, send, verify. The only module that opens client sockets.
+"""One attempt to register or to deliver a batch: sign, send, verify. With connection.py, all that opens client sockets.
 
 Invariant: a batch counts as delivered, or as refused for good, only by a reply that carries the vSensor's signature
 over this very request. Whatever else comes back (a proxy's page, an unsigned refusal, silence) is "no answer".
 
 Every attempt is signed afresh. urllib3's own retries are off: they re-send headers, nonce included, and a replayed
-nonce is refused. `trust_env` is off: with it, REQUESTS_CA_BUNDLE of the environment overrides the verification asked
-for here.
+nonce is refused.
 """
 
 from __future__ import annotations
@@ -22,11 +21,10 @@ from typing import Any, Final, NamedTuple, cast
 
 import requests
 import requests.adapters
-import urllib3
-import urllib3.connection
 
 from . import protocol, registration
 from .compression import AUTO, Policy, compressor
+from .connection import Adapter, PinError, Session
 from .protocol import BatchId, MalformedError, Outcome, parse_number
 from .registration import ImpostorError, Question
 from .signing import Key, Nonce, RefusedError, Reply, Request, sign_request, verify_reply
@@ -103,67 +101,6 @@ class Proof:
     unsigned: bool = False  # somebody answered, and not under this key
 
 
-class _Session(requests.Session):
-    """Without redirects.
-
-    `allow_redirects=False` looks the next request up all the same, and for that reads and unpacks the whole body,
-    whatever a stranger sends.
-    """
-
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
-        return None
-
-
-class PinError(ssl.SSLError):
-    """The certificate is not the one that was proven."""
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Connects to a literal address, and verifies the certificate for the name that was configured.
-
-    `connected` is given each new socket before anything is sent, and may refuse it.
-    """
-
-    def __init__(self, host: str, context: ssl.SSLContext, connected: Callable[[Any], None]) -> None:
-        class Connection(urllib3.connection.HTTPSConnection):
-            def connect(self) -> None:
-                super().connect()
-                connected(self.sock)
-                self.is_verified = True  # by CAs or by `connected`; urllib3 would warn of the latter
-
-        class Pool(urllib3.HTTPSConnectionPool):
-            ConnectionCls = Connection
-
-        self._pool_class = Pool
-        self._context = context
-        # OpenSSL checks the name. `assert_hostname` would have urllib3 do it, and log the certificate by itself.
-        self._tls: dict[str, Any] = {"ssl_context": context, "server_hostname": host}
-        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
-
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:  # noqa: FBT001, FBT002  the base class's signature
-        super().init_poolmanager(connections, maxsize, block, **kwargs, **self._tls)
-        self.poolmanager.pool_classes_by_scheme = {"https": self._pool_class}
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:  # noqa: ARG002
-        """Requests would load certifi's roots into our context here; the context already says whom to trust."""
-        conn.cert_reqs = self._context.verify_mode
-
-
-def tls_context(trust: str, ca_file: str | None) -> ssl.SSLContext:
-    """For `ca`, verifies against that file or the system's CAs; for `key`, nothing: what is there is proven and pinned.
-
-    Raises OSError or ssl.SSLError for a bad file.
-    """
-    if trust == "ca":
-        context = ssl.create_default_context(cafile=ca_file)
-    else:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
 class Client:
     """One connection's worth of sending; each sender thread has its own."""
 
@@ -183,9 +120,8 @@ class Client:
 
     def _open(self) -> requests.Session:
         if self._session is None:
-            self._session = _Session()
-            self._session.trust_env = False
-            self._session.mount("https://", _Adapter(self._host, self._context, self._connected))
+            self._session = Session()
+            self._session.mount("https://", Adapter(self._host, self._context, self._connected))
         return self._session
 
     def _connected(self, sock: Any) -> None:

@@ -19,9 +19,7 @@ import queue
 import select
 import socket
 import ssl
-import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ossensor.accounting import Reason
@@ -30,7 +28,7 @@ from ossensor.errors import Exit
 from ossensor.logs import SEND, fields
 from ossensor.region import Region
 from ossensor.slots import Consumer
-from ossensor.spoolfile import DamagedError, Spooled
+from ossensor.spoolfile import Spooled
 from ossensor.transport.client import Client, Job, Kind, Proof, Result
 from ossensor.transport.compression import Advice
 from ossensor.transport.protocol import BatchId, Outcome, Stream
@@ -39,7 +37,8 @@ from ossensor.transport.window import Window
 from .child import HEARTBEAT_S, Heartbeat, Signals
 from .lines import InSlot, Item, Line, OnDisk, Plan, Totals, stream_of
 from .overflow import Overflow
-from .route import Addresses, Route, ends_the_process
+from .route import Addresses, Route
+from .senders import Senders
 from .spool import Damaged, Written
 
 if TYPE_CHECKING:
@@ -94,15 +93,12 @@ class Uploader:
         self._totals = Totals()
         self._stats_at_s = time.monotonic() + _STATS_EVERY_S
         self._drain_since_s: float | None = None
-        self._jobs: queue.SimpleQueue[tuple[Job, Spooled | None]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._items: dict[BatchId, tuple[str, Item]] = {}
-        self._since_s: dict[BatchId, float] = {}  # of the attempts under way, oldest first
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._rescuing = False  # the drain is over, and what is left goes to the disk
-        to = plan.to
-        self._clients = [Client(to.host, to.port, context, to.application, plan.compression) for _ in range(SENDERS)]
+        to = self._plan.to
         self._route = Route(to, context, self._report, lambda flows: channel.send("guard", flows=flows))
         self._endpoint = self._route.endpoint
         self._exporter = self._exported(metrics)
@@ -111,8 +107,9 @@ class Uploader:
         if plan.spool_folder:
             complaints = self._route.complaints
             self._overflow = Overflow(plan, self._lines, self._window, self._totals, complaints, self._report)
-        for number, client in enumerate(self._clients):
-            threading.Thread(target=self._sender, args=(client,), name=f"sender-{number}", daemon=True).start()
+        read = None if self._overflow is None else self._overflow.spool.read
+        clients = [Client(to.host, to.port, context, to.application, plan.compression) for _ in range(SENDERS)]
+        self._senders = Senders(clients, read, self._report)
 
     def _exported(self, listener: socket.socket | None) -> Exporter | None:
         if listener is None:
@@ -126,34 +123,11 @@ class Uploader:
 
         return Exporter(listener, self._report, collected)
 
-    # -- threads: nothing below this line touches the main thread's state -----------------------------------------
-
-    def _sender(self, client: Client) -> None:
-        with ends_the_process():
-            self._send_all(client)
-
-    def _send_all(self, client: Client) -> None:
-        generation = 0
-        while True:
-            job, spooled = self._jobs.get()
-            if job.stamp.generation != generation:
-                client.close()  # a connection to an address that is not in use any more
-                generation = job.stamp.generation
-            if spooled is not None and self._overflow is not None:
-                try:
-                    section, account = self._overflow.spool.read(spooled)
-                except DamagedError as e:
-                    self._report(Damaged(spooled, str(e)))
-                    continue
-                job = replace(job, section=section, account=account)
-            self._report(client.send(job))
-
     def _report(self, news: News) -> None:
+        """From any thread."""
         self._done.put(news)
         with contextlib.suppress(OSError):
             self._wake_write.send(b"!")
-
-    # -- the main thread ------------------------------------------------------------------------------------------
 
     def run(self, signals: Signals) -> Exit:
         """Uploads until told to drain; then until all is settled, or nothing has been for a while."""
@@ -242,8 +216,7 @@ class Uploader:
             self._totals.attempts += 1
             job, spooled = self._job(stream, sequence, item)
             self._items[job.batch] = (stream, item)
-            self._since_s[job.batch] = time.monotonic()
-            self._jobs.put((job, spooled))
+            self._senders.send(job, spooled)
 
     def _job(self, stream: str, sequence: int, item: Item) -> tuple[Job, Spooled | None]:
         """An attempt, and the file that the sender is to read its section from, if it is in one."""
@@ -284,7 +257,7 @@ class Uploader:
     def _conclude(self, result: Result) -> None:
         job = result.job
         stream, item = self._items.pop(job.batch)
-        del self._since_s[job.batch]
+        self._senders.concluded(job.batch)
         log.log(
             SEND,
             "sent batch",
@@ -300,9 +273,8 @@ class Uploader:
         )
         now_s = time.monotonic()
         if result.kind is Kind.NO_ANSWER:
-            self._route.complaints.say(
-                result.trouble, host=self._plan.to.host, address=job.stamp.address, why=result.detail
-            )
+            where = {"host": self._plan.to.host, "address": job.stamp.address}
+            self._route.complaints.say(result.trouble, **where, why=result.detail)
             self._answered = False
             self._endpoint.failed(job.stamp.generation, now_s, result.retry_after_s)
             self._window.fail(stream, job.batch.sequence, now_s)
@@ -374,7 +346,7 @@ class Uploader:
     def _damaged(self, damaged: Damaged) -> None:
         name = damaged.spooled.batch
         stream, _ = self._items.pop(name)
-        del self._since_s[name]
+        self._senders.concluded(name)
         self._window.settle(stream, name.sequence)
         if self._overflow is not None:
             self._overflow.damaged(damaged)
@@ -401,7 +373,7 @@ class Uploader:
 
         A thread cannot be ended, a process can: the slots keep everything, and a successor starts with fresh threads.
         """
-        since_s = [next(iter(self._since_s.values()), None), self._route.proving_since_s]
+        since_s = [self._senders.oldest_s, self._route.proving_since_s]
         oldest_s = min((s for s in since_s if s is not None), default=None)
         if oldest_s is None or time.monotonic() - oldest_s < _STUCK_S:
             return False
@@ -413,7 +385,7 @@ class Uploader:
             return False
         if all(line.consumer.idle() for line in self._lines.values()):
             return True
-        moved_bytes = sum(client.acknowledged_bytes() for client in self._clients)
+        moved_bytes = self._senders.acknowledged_bytes()
         if moved_bytes >= self._moved_bytes + _DRAIN_MOVE_BYTES:
             self._moved_bytes = moved_bytes
             self._drain_since_s = time.monotonic()

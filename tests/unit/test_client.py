@@ -16,7 +16,8 @@ import zstandard
 from scripted_server import KEY, NAME, Certificates, Heard, Script, Server, make_certificates, raw
 
 from ossensor.transport import client as client_module
-from ossensor.transport.client import Client, Job, Kind, Result, Stamp, tls_context
+from ossensor.transport.client import Client, Job, Kind, Result, Stamp
+from ossensor.transport.connection import tls_context
 from ossensor.transport.protocol import (
     CONTENT_TYPE,
     FIELD_FLOOR,

@@ -28,7 +28,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "transport.registration",
         ),
     ),
-    ("capture.*", "transport.client"),
+    ("capture.*", "transport.connection"),
+    ("transport.client",),
     ("workers.*",),
     ("spawn", "port"),
     ("gate", "plans"),
@@ -223,7 +224,8 @@ def test_only_two_modules_make_processes() -> None:
 
 
 def test_only_one_module_speaks_http_as_a_client() -> None:
-    assert users("requests", "urllib3", "http.client", "urllib.request", "httpx", "aiohttp") == {"transport.client"}
+    http = users("requests", "urllib3", "http.client", "urllib.request", "httpx", "aiohttp")
+    assert http == {"transport.client", "transport.connection"}
 
 
 def test_pickles_are_read_nowhere() -> None:

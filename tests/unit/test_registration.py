@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from scripted_server import KEY, NAME, Certificates, Heard, Server, make_certificates, raw
 
-from ossensor.transport.client import Client, Job, Kind, Proof, Stamp, tls_context
+from ossensor.transport.client import Client, Job, Kind, Proof, Stamp
+from ossensor.transport.connection import tls_context
 from ossensor.transport.protocol import (
     CONTROL_TYPE,
     FIELD_CERTIFICATE,
