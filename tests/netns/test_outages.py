@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from harness import frames, proc
 from harness.programs import OSSENSOR, UPLOADER, Sensor
-from harness.world import World
+from harness.world import PORT, World
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -42,7 +42,7 @@ def _audited(world: World) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("how", ["refused", "black-holed"])
+@pytest.mark.parametrize("how", ["refused", "black-holed", "reset"])
 def test_an_outage_loses_nothing_and_the_backlog_is_gone_soon(world: World, folder: Path, how: str) -> None:
     world.add_link("cap0")
     vsensor = world.start_vsensor()
@@ -52,6 +52,11 @@ def test_an_outage_loses_nothing_and_the_backlog_is_gone_soon(world: World, fold
 
     if how == "refused":
         assert vsensor.terminate()[0] == 0
+    elif how == "reset":
+        reject = f"tcp dport {PORT} reject with tcp reset"
+        world.collector.run(
+            "nft", f"table inet hole {{ chain in {{ type filter hook input priority 0; {reject}; }}; }}"
+        )
     else:
         world.black_hole()
     time.sleep(OUTAGE_S)  # the outage itself
@@ -72,6 +77,29 @@ def test_an_outage_loses_nothing_and_the_backlog_is_gone_soon(world: World, fold
     assert frames.verdict(range(sent), world.stored_numbers("cap0")) == ""
     assert books["kernel_drops"] == 0
     assert most > 5
+    assert _audited(world)[0] == 0
+
+
+def test_without_a_spool_what_memory_does_not_hold_is_counted_exactly(world: World) -> None:
+    world.add_link("cap0")
+    vsensor = world.start_vsensor()
+    sensor = world.start_sensor("cap0", changes={"OSSENSOR_BUFFER_MB": "4", "OSSENSOR_RING_MB": "1"})
+    world.send("cap0", 1000)
+    proc.eventually("the store grows", lambda: world.holds("cap0", 1000))
+    assert vsensor.terminate()[0] == 0
+
+    world.send("cap0", COUNT, first=1000, per_second=PER_SECOND)
+    world.start_vsensor()
+    proc.eventually("it answers again", lambda: len(sensor.records("the vSensor answers")) >= 2, timeout_s=60)
+    world.send("cap0", 1000, first=1000 + COUNT)
+    assert sensor.terminate()[0] == 0
+    books, stored = _books(sensor), world.stored_numbers("cap0")
+
+    print(f"{COUNT + 2000} sent, {len(stored)} stored; {books}")
+    assert books["kernel_drops"] > COUNT // 2
+    assert (books["received"], books["delivered"]) == (COUNT + 2000, len(stored))
+    assert len(stored) == len(set(stored)) == COUNT + 2000 - books["kernel_drops"]
+    assert stored == sorted(stored)
     assert _audited(world)[0] == 0
 
 
