@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from .files import sync_folder
+from ossensor.durable import sync_folder
 
 _YEARS: Final = 10
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ossensor.durable import sync_folder
+
 from .index import Index
 from .layout import FILE_MODE, FOLDER_MODE, Layout
 
@@ -31,15 +33,6 @@ class Tail:
     file: str  # relative to the store's root
     length: int = 0
     fd: int = -1  # negative while another interface has its place among the open ones
-
-
-def sync_folder(path: Path) -> None:
-    """Makes the names in this folder durable: a file's fsync does not cover its name (fsync(2))."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class Files:

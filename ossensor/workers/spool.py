@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ossensor.durable import sync_folder
 from ossensor.spoolfile import DamagedError, Spooled, opened, trailer
 from ossensor.transport.protocol import Account
 
@@ -157,7 +158,7 @@ class Spool:
                         rest, size = rest[wrote:], size + wrote
                 os.fsync(file.fileno())
             part.rename(path)
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError:
             with suppress(OSError):
                 part.unlink()
@@ -165,12 +166,3 @@ class Spool:
                 path.unlink()
             raise
         return size
-
-
-def _sync_folder(folder: Path) -> None:
-    """A file's fsync does not cover its name (fsync(2))."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

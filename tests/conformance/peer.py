@@ -105,7 +105,8 @@ class Peer:
         request.headers["Content-Type"] = CONTROL_TYPE if tag == TAG_CONTROL else CONTENT_TYPE
         request.headers.update(fields or {})
         digest = hashlib.sha256(body).digest()
-        created_s = int(time.time()) if created_s is None else created_s
+        # A second ahead: what was signed in the second of the receiver's start is stale, and rightly so.
+        created_s = int(time.time()) + 1 if created_s is None else created_s
         key, nonce = key or self.key, nonce or self.nonce()
         sign_request(request, digest, key=key, tag=tag, created_s=created_s, nonce=nonce)
         headers = {**request.headers, **(after_signing or {})}

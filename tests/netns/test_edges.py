@@ -23,7 +23,7 @@ from ossensor import cli, supervisor
 
 def tick(self, now_s, ticks=[]):
     ticks.append(now_s)
-    self._tick_at_s = now_s + 1
+    self._ticked_s = now_s
     if len(ticks) == 3:
         raise ZeroDivisionError("a bug of ours")
 

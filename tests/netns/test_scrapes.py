@@ -54,7 +54,7 @@ def test_counts_are_exact_and_survive_the_death_of_every_child(world: World) -> 
 
 
 def test_a_port_that_is_taken_is_a_wrong_setting(world: World) -> None:
-    taken = "import socket, time; s = socket.create_server(('127.0.0.1', 9464)); print('ready'); time.sleep(60)"
+    taken = "import signal, socket; s = socket.create_server(('127.0.0.1', 9464)); signal.pause()"
     world.start(world.sensor, sys.executable, "-c", taken)
     proc.eventually("it is taken", lambda: world.sensor.listens(9464))
     sensor = world.start_sensor(changes={"OSSENSOR_METRICS_ADDRESS": ADDRESS})

@@ -1,0 +1,206 @@
+"""The captured interfaces: which there are by the rules, their ports, their memory, and since when one is not captured.
+
+Invariant: each index of `ports` exists and is chosen by the rules, as of the last look; a port that is neither any more
+is retired, and kept until the uploader has emptied its slots. Who looks, and when, is the supervisor's affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from . import plans
+from .accounting import Reason
+from .budget import Budget, Share
+from .children import State, describe
+from .complaints import Complaints
+from .gate import Gate
+from .interfaces import Interface, Rules, default_route_interfaces, enumerate_interfaces
+from .logs import fields
+from .outages import Outages
+from .port import CannotCaptureError, Port, open_all_ahead
+from .settings import Settings
+from .spawn import Forge
+from .transport.protocol import interface_name_ok
+from .uplink import Uplink
+
+log = logging.getLogger(__name__)
+
+# Doorbells come in bursts (a bridge coming up rings dozens of times): look once per burst.
+_SETTLE_S: Final = 0.05
+_RETRY_S: Final = 5.0
+
+
+class Roster:
+    """`look_at_s` says when the interfaces are to be looked at again; None: when the doorbell rings."""
+
+    def __init__(self, settings: Settings, gate: Gate, uplink: Uplink, forge: Forge) -> None:
+        self._gate = gate
+        self._uplink = uplink
+        self._forge = forge
+        self._rules = Rules.from_settings(settings)
+        self._recipe = plans.recipe(settings)
+        self._ports: dict[int, Port] = {}  # by ifindex: a name can be given to another interface
+        self._retired: dict[int, Port] = {}  # by queue: without a worker, waiting for the uploader to empty it
+        self._next_queue = 1
+        self._budget = Budget(settings.memory_mb, settings.ring_mb, settings.buffer_mb)
+        self._outages = Outages()
+        self._complaints = Complaints(log)
+        self._waiting_said = False
+        self.look_at_s: float | None = 0.0
+
+    def ports(self) -> list[Port]:
+        """Those that capture, or would."""
+        return list(self._ports.values())
+
+    def all(self) -> list[Port]:
+        return [*self._ports.values(), *self._retired.values()]
+
+    @property
+    def draining(self) -> bool:
+        return any(port.child.state is State.DRAINING for port in self.all())
+
+    def use(self, rules: Rules) -> None:
+        """Other rules, from the next look on, which is now."""
+        self._rules = rules
+        self.look_at_s = time.monotonic()
+
+    def look_soon(self) -> None:
+        """The doorbell rang, and may ring again at once."""
+        if self.look_at_s is None:
+            self.look_at_s = time.monotonic() + _SETTLE_S
+
+    # -- interfaces -----------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Makes what is captured equal to what the rules say of what exists, compared by index."""
+        try:
+            routes = default_route_interfaces()
+            existing = {i.index: i for i in enumerate_interfaces()}
+        except OSError as e:
+            self._complaints.say("cannot list the interfaces", why=e)
+            self.look_at_s = time.monotonic() + _RETRY_S
+            return
+        wanted = {n: i for n, i in existing.items() if self._rules.decide(i, routes).captured}
+        self._retire_unwanted(existing, wanted)
+        # libpcap cannot open an interface that is down; coming up rings.
+        self._add([i for index, i in wanted.items() if index not in self._ports and i.up])
+        if not self._ports and not self._waiting_said:
+            self._waiting_said = True
+            seen = ", ".join(sorted(i.name for i in existing.values()))
+            log.warning("the rules choose no interface that is there; waiting for one", extra=fields(there=seen))
+        elif self._ports:
+            self._waiting_said = False
+
+    def _retire_unwanted(self, existing: dict[int, Interface], wanted: dict[int, Interface]) -> None:
+        for index, port in list(self._ports.items()):
+            if index not in existing:
+                self._retire(port, Reason.INTERFACE_GONE, "deleted")
+            elif index not in wanted:
+                self._retire(port, Reason.SHUTDOWN, "excluded by the rules now")
+            else:
+                self._note_change(port, existing[index])
+
+    def _note_change(self, port: Port, now: Interface) -> None:
+        """The interface stays, with the socket on it; but it went down or up, or has another name."""
+        before, port.interface = port.interface, now
+        if before.up and not now.up:
+            log.info("interface is down", extra=fields(interface=port.label))
+            self._outages.begin(port.label, time.monotonic())
+        elif now.up and not before.up:
+            port.child.hurry()
+            self._told_again(port)
+
+    def _told_again(self, port: Port) -> None:
+        outage_s = self._outages.maybe_end_s(port.label, time.monotonic())
+        if outage_s is not None:
+            log.info("captured again", extra=fields(interface=port.label, outage_s=round(outage_s, 3)))
+
+    def _add(self, interfaces: list[Interface]) -> None:
+        """Captures the interfaces, newcomers all; they share the memory that is left fairly.
+
+        Shares are known by queue, not by interface: one that was excluded and is back has two while the old one drains.
+        """
+        queues = {i: self._next_queue + n for n, i in enumerate(interfaces)}
+        self._next_queue += len(queues)
+        shares = self._budget.grant(queues.values())
+        ports = []
+        for interface, queue_id in queues.items():
+            if queue_id not in shares:
+                self._not_captured(interface, self._budget.refusal())
+            elif (port := self._maybe_port(interface, queue_id, shares[queue_id])) is not None:
+                ports.append(port)
+            else:
+                self._budget.give_back(queue_id)
+        open_all_ahead(ports)
+        for port in ports:
+            self._ports[port.interface.index] = port
+            port.describe_filter(self._gate.bank.user)
+            self._uplink.hand_over(port)
+            self.start_worker(port)
+
+    def _maybe_port(self, interface: Interface, queue_id: int, share: Share) -> Port | None:
+        if not interface_name_ok(interface.name):
+            self._complaints.say("an interface's name cannot be sent", interface=repr(interface.name))
+            return None
+        try:
+            return Port(interface, queue_id, self._recipe, share, self._gate.program)
+        except OSError as e:
+            self._not_captured(interface, f"no memory for its slots: {e.strerror}")
+            return None
+
+    def _not_captured(self, interface: Interface, why: str) -> None:
+        self._complaints.say(why, interface=interface.name)
+        self.look_at_s = time.monotonic() + _RETRY_S
+
+    def _retire(self, port: Port, reason: Reason, why: str) -> None:
+        """Stops capturing the interface; its batches are still delivered."""
+        log.info("interface no longer captured: %s", why, extra=fields(interface=port.label))
+        del self._ports[port.interface.index]
+        self._outages.begin(port.label, time.monotonic())
+        self._retired[port.queue_id] = port
+        port.retiring = reason
+        self.stop_worker(port)
+
+    # -- workers --------------------------------------------------------------------------------------------------
+
+    def start_worker(self, port: Port) -> None:
+        try:
+            port.start(self._forge)
+        except CannotCaptureError as e:
+            self._complaints.say("cannot capture", interface=port.interface.name, why=e)
+            self.look_at_s = self.look_at_s or time.monotonic() + _SETTLE_S
+        else:
+            self._told_again(port)
+
+    def stop_worker(self, port: Port) -> None:
+        port.stop(self._forge)
+        if not port.child.alive:
+            self._worker_over(port)
+
+    def _worker_over(self, port: Port) -> None:
+        if port.retiring is not None:
+            self._uplink.retire(port)  # no worker will come: the uploader may empty the slots and let go of them
+
+    def worker_ended(self, port: Port, exit_code: int) -> None:
+        asked = port.child.state is State.DRAINING
+        reading = {} if port.maybe_reading_s is None else {"reading_s": round(port.maybe_reading_s, 4)}
+        where = fields(interface=port.label, how=describe(exit_code), lost=port.ended(exit_code), **reading)
+        if asked:
+            log.info("worker stopped", extra=where)
+        else:
+            log.warning("worker died", extra=where)
+            # It may have noticed before we did that its interface is gone.
+            self.look_at_s = self.look_at_s or time.monotonic()
+        if port.child.state is State.STOPPED:
+            self._worker_over(port)
+
+    def finish(self, queue_id: int) -> None:
+        port = self._retired.get(queue_id)
+        if port is None or port.child.alive:
+            return
+        del self._retired[port.queue_id]
+        self._budget.give_back(port.queue_id)
+        log.info("books closed: %s", port.books(), extra=fields(interface=port.label))
+        port.close()
