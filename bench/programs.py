@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from load import INTERFACE, READER_CORE, SENDER_CORE, Link
 
+from ossensor.budget import Share
 from ossensor.capture import bpf
 from ossensor.capture.engine import Tuning, open_engine
 from ossensor.interfaces import enumerate_interfaces
@@ -115,7 +116,8 @@ def dumpcap(link: Link) -> Any:
 @contextmanager
 def worker(link: Link, engine_name: str) -> Iterator[Running]:
     """The product's worker, with a consumer on the other core that settles each batch at once, as an uploader would."""
-    region = Region.create(_BUFFER_MB, 1 << 20)
+    share = Share(RING_MB << 20, _BUFFER_MB << 20)
+    region = Region.create(share.slots, share.slot_bytes)
     pipes = Pipes.create()
     heartbeat = Heartbeat()
     in_namespace = os.open(f"/run/netns/{link.reader}", os.O_RDONLY)
@@ -125,7 +127,7 @@ def worker(link: Link, engine_name: str) -> Iterator[Running]:
         _enter(in_namespace)
         os.sched_setaffinity(0, {READER_CORE})
         (interface,) = [i for i in enumerate_interfaces() if i.name == INTERFACE]
-        engine = open_engine(engine_name, interface, bpf.REJECT_ALL, Tuning(RING_MB << 20, _TIMEOUT_MS))
+        engine = open_engine(engine_name, interface, bpf.REJECT_ALL, Tuning(share.ring_bytes, _TIMEOUT_MS))
         bpf.attach(engine.socket, bpf.compile_on(INTERFACE, ""))
         signals = Signals()
         theirs.send("ready")

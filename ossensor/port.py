@@ -37,7 +37,6 @@ from .workers.batcher import rescue
 from .workers.capture import CaptureWorker, Plan
 from .workers.child import Heartbeat, Signals
 
-SLOT_BYTES: Final = 1 << 20
 # A worker that dies so often at one place of the ring will not get past it.
 _DEATHS_AT_ONE_PLACE: Final = 3
 _KILLS_BEFORE_READING: Final = 20
@@ -80,7 +79,7 @@ class Port:
         self.retiring: Reason | None = None
         self.pipes = Pipes.create()
         try:
-            self.region = Region.create(max(2, share.buffer_bytes // SLOT_BYTES), SLOT_BYTES)
+            self.region = Region.create(share.slots, share.slot_bytes)
         except OSError:
             self.pipes.close()
             raise

@@ -323,7 +323,7 @@ class Form(BaseSettings):
         "Where batches wait on disk when memory runs short while the vSensor is away, and over a stop. Empty: nowhere.",
         "the path of a folder; it is made when it is not there",
     )
-    spool_mb: _Whole = _number("OSSENSOR_SPOOL_MB", "MiB of batches on disk, at most.", 1, 1 << 20, default=1024)
+    spool_mb: _Whole = _number("OSSENSOR_SPOOL_MB", "MiB of batches on disk, at most.", 4, 1 << 20, default=1024)
     metrics_address: Annotated[tuple[str, int] | None, BeforeValidator(_address)] = _variable(
         "OSSENSOR_METRICS_ADDRESS",
         "Where Prometheus may fetch /metrics, without encryption or password. Empty: nowhere.",

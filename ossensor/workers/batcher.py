@@ -29,8 +29,10 @@ _DUMPS_PER_S: Final = 100.0
 # on a link with a packet now and then to get here; half of what fits leaves a ring's worth of room.
 _MANY_BLOCKS: Final = MOST_BLOCKS // 2
 
-# As many of one interface as the uploader sends at once; more than these are waiting for others.
-_UPLOADER_BUSY_BATCHES: Final = 4
+# While so many of one interface wait, a batch is published when it is full and not by its age. Fewer than the uploader
+# sends at once, and than those that the spool leaves alone (overflow.py: half of the slots): or an outage at a trickle
+# would fill the disk with tiny files.
+_UPLOADER_BUSY_BATCHES: Final = 3
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Batcher:
         self._dumps = Bucket(_DUMPS_PER_S, int(_DUMPS_PER_S)) if log.isEnabledFor(PACKET) else None
         longest = opening.prologue("x" * pcapng.LONGEST_FILTER_BYTES)
         self._per_slot = pcapng.blocks_in_empty_section(producer.region.slot_bytes, longest, self._unit_bytes)
-        self._busy_batches = min(_UPLOADER_BUSY_BATCHES, producer.region.count // 2)
+        self._busy_batches = min(_UPLOADER_BUSY_BATCHES, producer.region.count // 2 - 1)
         if self._per_slot < 1:
             raise AssertionError("a slot cannot hold one unit of the largest size")
 

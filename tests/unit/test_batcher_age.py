@@ -26,7 +26,7 @@ def test_a_batch_has_a_time_only_while_the_uploader_keeps_up(waiting: int) -> No
 
     batcher.add(1, b"packet", 6)
 
-    assert (batcher.due_s() is not None) is (waiting <= 4)
+    assert (batcher.due_s() is not None) is (waiting <= 3)
     region.close()
     os.close(region.fd)
     pipes.close()
@@ -38,7 +38,7 @@ def test_its_time_comes_back_when_the_uploader_has_caught_up() -> None:
     producer = Producer(region, pipes.ready_write, pipes.free_read)
     consumer = Consumer(region, pipes.ready_read, pipes.free_write)
     batcher = Batcher(producer, bytes(16), OPENING, max_age_s=0.1)
-    for _ in range(5):
+    for _ in range(4):
         batcher.add(1, b"packet", 6)
         batcher.publish()
     batcher.add(1, b"packet", 6)

@@ -52,7 +52,7 @@ ACCEPTED: list[tuple[str, str, str, object]] = [
     ("OSSENSOR_MEMORY_MB", "3", "memory_mb", 3),
     ("OSSENSOR_BATCH_MS", "10", "batch_ms", 10),
     ("OSSENSOR_SPOOL_DIR", "/var/spool/ossensor", "spool_dir", Path("/var/spool/ossensor")),
-    ("OSSENSOR_SPOOL_MB", "1", "spool_mb", 1),
+    ("OSSENSOR_SPOOL_MB", "4", "spool_mb", 4),
     ("OSSENSOR_METRICS_ADDRESS", "127.0.0.1:9464", "metrics_address", ("127.0.0.1", 9464)),
     ("OSSENSOR_METRICS_ADDRESS", "[::1]:65535", "metrics_address", ("::1", 65535)),
     ("OSSENSOR_COMPRESSION", "off", "compression", (0, False)),
@@ -138,7 +138,7 @@ REFUSED: list[tuple[str, tuple[str, ...]]] = [
     ("OSSENSOR_COMPLETE_CHECKSUMS", ("maybe",)),
     ("OSSENSOR_LOG_FORMAT", ("xml", "Text")),
     ("OSSENSOR_USER", ("root", "0", "00", "01", "4294967295", "no-such-user", "-1", "\u0661")),
-    ("OSSENSOR_SPOOL_MB", ("0", "1048577")),
+    ("OSSENSOR_SPOOL_MB", ("3", "1048577")),
     (
         "OSSENSOR_METRICS_ADDRESS",
         ("9464", ":9464", "localhost:9464", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "::1:9464", "[127.0.0.1]:1"),
