@@ -31,6 +31,7 @@ from .variables import (
     KEY,
     KEY_FILE,
     KEY_NEXT,
+    KEY_NEXT_FILE,
     OLD_NAMES,
     ROWS,
     SENSOR_NAME,
@@ -40,7 +41,9 @@ from .variables import (
     flaw,
 )
 
-_KEYS: Final = (KEY, KEY_FILE)
+_SECRETS: Final = (KEY, KEY_NEXT)
+_SECRET_FILES: Final = {KEY_FILE: KEY, KEY_NEXT_FILE: KEY_NEXT}
+_KEYS: Final = (*_SECRETS, *_SECRET_FILES)
 _OF_INTERFACES: Final = (CONFIG_PATH, DEVICE, EXCLUDE, INCLUDE)
 _MASK: Final = "********"
 _PREFIXES: Final = ("OSSENSOR_", "VSENSOR_")  # a name that begins so and is unknown is probably mistyped
@@ -98,7 +101,7 @@ class Loaded:
         lines = []
         for row in describe():
             explicit = self.sources[row.name] != "default"
-            if row.name not in {KEY, KEY_NEXT, CONFIG_PATH}:
+            if row.name not in {*_SECRETS, CONFIG_PATH}:
                 text = self.texts[row.name] if explicit else row.default
                 lines.append(configfile.Line(row.name, text, explicit, row.meaning))
         return lines
@@ -149,8 +152,8 @@ class _Findings:
         text = self.given.get(name)
         if text is None:
             return "not given"
-        if name in {KEY, KEY_NEXT} or (name == KEY_FILE and not text.startswith("/")):
-            # KEY_FILE too: what is no absolute path may be the key itself, given under the wrong name.
+        if name in _SECRETS or (name in _SECRET_FILES and not text.startswith("/")):
+            # The files too: what is no absolute path may be the key itself, given under the wrong name.
             return "got a value that is not shown"
         return f"got {text[:_SHOWN_CHARACTERS]!r}" + ("..." if len(text) > _SHOWN_CHARACTERS else "")
 
@@ -182,13 +185,13 @@ class _Findings:
                 nearest = difflib.get_close_matches(name, ROWS, n=1, cutoff=0.0)[0]
                 self.warnings.append(f"{name!r} in the {where} is no variable of ossensor; did you mean {nearest}?")
 
-    def check_key(self) -> None:
-        """Exactly one of the two: with both, which one signs would be a matter of luck to the reader."""
-        given = [name for name in _KEYS if name in self.given]
-        if not given:
+    def check_keys(self) -> None:
+        """A key, and no key twice: with both of a pair, which one signs would be a matter of luck to the reader."""
+        if KEY not in self.given and KEY_FILE not in self.given:
             self.fault(KEY, f"give it, or {KEY_FILE}")
-        elif len(given) > 1:
-            self.fault(KEY, f"{KEY_FILE} is given too, and only one of the two may be")
+        for file, name in _SECRET_FILES.items():
+            if file in self.given and name in self.given:
+                self.fault(name, f"{file} is given too, and only one of the two may be")
 
     def form(self) -> Form:
         """The values; a variable with a fault has its default. Ends: each round leaves at least one more out."""
@@ -221,7 +224,7 @@ def _gather(environ: Mapping[str, str]) -> tuple[_Findings, Path]:
         findings.warnings.append(f"{CONFIG_PATH} counts in the environment only, not in {path}")
     if any(name in findings.environment for name in _KEYS):
         # One setting under two names: the environment's choice of one hides either in the file.
-        texts = {name: text for name, text in texts.items() if name not in {*_KEYS, KEY_NEXT}}
+        texts = {name: text for name, text in texts.items() if name not in _KEYS}
     findings.warn_of_unknown(texts, f"file {path}")
     findings.take(texts, findings.file)
     return findings, path
@@ -233,7 +236,7 @@ def _judge(
     """The values, with all faults in `findings`."""
     if HOSTNAME not in findings.given:
         findings.fault(HOSTNAME)
-    findings.check_key()
+    findings.check_keys()
     form = findings.form()
     if form.network_device and form.network_device != DEFAULT_ROUTE:
         existing = interface_names()
@@ -243,7 +246,7 @@ def _judge(
         findings.fault(BPF, reason)
     if 0 < len(form.hmac_key or form.hmac_key_file) < _SHORT_KEY_BYTES:
         findings.warnings.append(f"the HMAC key is shorter than {_SHORT_KEY_BYTES} bytes, and can be guessed")
-    if 0 < len(form.hmac_key_next) < _SHORT_KEY_BYTES:
+    if 0 < len(form.hmac_key_next or form.hmac_key_next_file) < _SHORT_KEY_BYTES:
         findings.warnings.append(f"{KEY_NEXT} is shorter than {_SHORT_KEY_BYTES} bytes, and can be guessed")
     if form.ca_file is not None and form.tls == "key":
         findings.warnings.append(f"{CA_FILE} counts with VSENSOR_TLS=ca only; the certificate is proven with the key")
@@ -261,14 +264,16 @@ def load(
     form = _judge(findings, bpf_fault, interface_names)
     if findings.faults:
         raise findings.error(findings.in_order())
-    values = {f.name: getattr(form, f.name) for f in fields(Settings) if f.name != "hmac_key"}
-    settings = Settings(hmac_key=form.hmac_key or form.hmac_key_file, **values)
+    values = {f.name: getattr(form, f.name) for f in fields(Settings)}
+    values |= {"hmac_key": form.hmac_key or form.hmac_key_file}
+    values |= {"hmac_key_next": form.hmac_key_next or form.hmac_key_next_file}
+    settings = Settings(**values)
     sources, texts = {}, {}
     for row in describe():
         in_environment, in_file = row.name in findings.environment, row.name in findings.file
         sources[row.name] = "environment" if in_environment else f"file {path}" if in_file else "default"
         texts[row.name] = findings.given.get(row.name, row.default)
-    for name in (KEY, KEY_NEXT):
+    for name in _SECRETS:
         if texts[name]:
             texts[name] = _MASK
     texts[SENSOR_NAME] = settings.sensor_name
@@ -293,12 +298,12 @@ def load_interface_settings(
 def load_vsensor_keys(environ: Mapping[str, str]) -> list[bytes]:
     """The keys, for the collector: from the environment only, by the sensor's rules. Raises ConfigurationError."""
     findings = _Findings()
-    findings.take({name: environ[name] for name in (*_KEYS, KEY_NEXT) if name in environ}, findings.environment)
-    findings.check_key()
+    findings.take({name: environ[name] for name in _KEYS if name in environ}, findings.environment)
+    findings.check_keys()
     form = findings.form()
     if findings.faults:
         raise findings.error(findings.in_order())
-    return [key for key in (form.hmac_key or form.hmac_key_file, form.hmac_key_next) if key]
+    return [key for key in (form.hmac_key or form.hmac_key_file, form.hmac_key_next or form.hmac_key_next_file) if key]
 
 
 __all__ = [

@@ -17,7 +17,7 @@ from . import __version__, logs
 from .configfile import generate
 from .errors import ConfigurationError, Exit, PrivilegeError
 from .settings import Loaded, Settings, load
-from .variables import CA_FILE, CONFIG_PATH, KEY_FILE
+from .variables import CA_FILE, CONFIG_PATH, KEY_FILE, KEY_NEXT_FILE
 from .workers import privileges
 from .workers.child import HELD_BACK
 
@@ -87,7 +87,7 @@ def _anchored(environ: Mapping[str, str], folder: str) -> dict[str, str]:
     Only after they were read once: a path that is none may be the key, given under the wrong name, and must not turn
     up in a message.
     """
-    names = [name for name in (CONFIG_PATH, KEY_FILE, CA_FILE) if environ.get(name)]
+    names = [name for name in (CONFIG_PATH, KEY_FILE, KEY_NEXT_FILE, CA_FILE) if environ.get(name)]
     return {**environ, **{name: os.path.join(folder, environ[name]) for name in names}}  # noqa: PTH118  text to text
 
 

@@ -26,6 +26,7 @@ HOSTNAME: Final = "VSENSOR_HOSTNAME"
 KEY: Final = "VSENSOR_HMAC_KEY"
 KEY_FILE: Final = "VSENSOR_HMAC_KEY_FILE"
 KEY_NEXT: Final = "VSENSOR_HMAC_KEY_NEXT"
+KEY_NEXT_FILE: Final = "VSENSOR_HMAC_KEY_NEXT_FILE"
 DEVICE: Final = "OSSENSOR_NETWORK_DEVICE"
 EXCLUDE: Final = "NETWORK_DEVICE_EXCLUDELIST"
 INCLUDE: Final = "NETWORK_DEVICE_INCLUDELIST"
@@ -235,6 +236,11 @@ class Form(BaseSettings):
         "The key that comes after this one: while both are given, either is good, so that the key can be changed at one"
         " end after the other.",
         "text without line breaks",
+    )
+    hmac_key_next_file: Annotated[bytes, BeforeValidator(_key_file)] = _variable(
+        KEY_NEXT_FILE,
+        "A file that holds the next key instead.",
+        "the path of a readable file with one line of UTF-8 text",
     )
     vsensor_port: _Whole = _number("VSENSOR_PORT", "The vSensor's port.", 1, 65535, default=443)
     tls: Literal["key", "ca"] = _variable(

@@ -85,7 +85,7 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
 
     assert expected == loaded.settings
     assert loaded.warnings == []
-    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 28}
+    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 29}
 
 
 def test_without_a_config_path_it_is_the_documented_one() -> None:
@@ -153,6 +153,21 @@ def test_the_next_key_is_shown_nowhere_and_counts_at_both_ends(given: Load) -> N
     assert both == [SECRET.encode(), b"another"]
     (fault,) = faults_of(partial(given, VSENSOR_HMAC_KEY_NEXT="two\nlines"))
     assert "two" not in fault
+
+
+def test_the_next_key_may_be_in_a_file_and_is_given_once(given: Load, tmp_path: Path) -> None:
+    path = tmp_path / "next"
+    path.write_bytes(b"the next key, of thirty-two bytes\n")
+
+    loaded = given(VSENSOR_HMAC_KEY_NEXT_FILE=str(path))
+
+    assert loaded.settings.hmac_key_next == b"the next key, of thirty-two bytes"
+    assert loaded.warnings == []
+    keys = {"VSENSOR_HMAC_KEY": SECRET, "VSENSOR_HMAC_KEY_NEXT_FILE": str(path)}
+    assert load_vsensor_keys(keys) == [SECRET.encode(), b"the next key, of thirty-two bytes"]
+    (fault,) = faults_of(partial(given, VSENSOR_HMAC_KEY_NEXT="x", VSENSOR_HMAC_KEY_NEXT_FILE=str(path)))
+    assert "VSENSOR_HMAC_KEY_NEXT: got a value that is not shown: " in fault
+    assert "VSENSOR_HMAC_KEY_NEXT_FILE is given too" in fault
 
 
 def test_a_ca_file_without_cas_is_warned_of(given: Load) -> None:
