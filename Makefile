@@ -13,7 +13,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # What pypcap is compiled with, and what the tests drive. dpkg-query decides, so a machine that has them needs no root.
 SYSTEM := gcc libc6-dev libpcap-dev python3-dev python3-venv
-SYSTEM_TEST := ethtool grep iproute2 nftables openssl procps tcpdump tcpreplay tshark util-linux
+SYSTEM_TEST := ethtool grep iproute2 nftables openssl procps strace tcpdump tcpreplay tshark util-linux
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST)

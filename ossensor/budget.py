@@ -1,7 +1,8 @@
 """OSSENSOR_MEMORY_MB, shared out among interfaces: how much ring and how many slots each of them gets. Pure.
 
-Invariant: what is given out never exceeds the total, and nobody gets less than the floor. A share never changes: ring
-and slots are allocated when capture begins, and resizing them would mean to stop it.
+Invariant: what is given out never exceeds the total, and nobody gets less than the floor; so with descriptors, a dozen
+each or nothing. A share never changes: ring and slots are allocated when capture begins, and resizing them would mean to
+stop it.
 
 Interfaces that come at the same time get equal shares. The first ones may take everything; those that come later get at
 most half of what is left then, so that something stays for the next ones, until only floors are left.
@@ -25,6 +26,12 @@ FLOOR_MB: Final = _FLOOR_RING_MB + _FLOOR_BUFFER_MB
 _SLOT_MAX_BYTES: Final = 4 * _MB
 _SLOT_MIN_BYTES: Final = _MB
 _SLOTS: Final = 8
+
+# An interface has ten in the supervisor for good (memory, socket, four pipe ends, heartbeat, the child's), and two while
+# a filter is compiled. Beside them: a dozen of the supervisor's own, and what a fork needs for a moment. Without this
+# limit all interfaces would take the first half of what they need, and none would get its second.
+_DESCRIPTORS_EACH: Final = 12
+_DESCRIPTORS_OURS: Final = 32
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,10 @@ class Share:
 class Budget:
     """All of it. Interfaces are known by any key."""
 
-    def __init__(self, total_mb: int, ring_mb: int, buffer_mb: int) -> None:
+    def __init__(self, total_mb: int, ring_mb: int, buffer_mb: int, descriptors: int | None = None) -> None:
+        """`descriptors`: how many files this process may have open (RLIMIT_NOFILE); None for no limit."""
         self._total_mb = total_mb
+        self._descriptors = descriptors
         self._ring_mb = ring_mb
         self._wanted_mb = ring_mb + buffer_mb
         self._given: dict[Hashable, Share] = {}
@@ -66,7 +75,7 @@ class Budget:
         waiting = list(keys)
         left_mb = self.left_mb
         # Whole floors of all who fit, before anyone gets more.
-        waiting = waiting[: left_mb // FLOOR_MB]
+        waiting = waiting[: min(left_mb // FLOOR_MB, self._left_by_descriptors(len(waiting)))]
         if not waiting:
             return {}
         for_all_mb = max(left_mb if not self._given else left_mb // 2, FLOOR_MB * len(waiting))
@@ -79,6 +88,11 @@ class Budget:
         self._given |= granted
         return granted
 
+    def _left_by_descriptors(self, wanted: int) -> int:
+        if self._descriptors is None:
+            return wanted
+        return max(0, (self._descriptors - _DESCRIPTORS_OURS) // _DESCRIPTORS_EACH - len(self._given))
+
     def _split(self, mb: int) -> Share:
         """In the proportion that was asked for, each part at least its floor."""
         ring_mb = min(max(_FLOOR_RING_MB, mb * self._ring_mb // self._wanted_mb), mb - _FLOOR_BUFFER_MB)
@@ -90,6 +104,11 @@ class Budget:
 
     def refusal(self) -> str:
         """Why an interface got nothing, for people."""
+        if not self._left_by_descriptors(1):
+            return (
+                f"not captured, no file descriptors are left: the limit (RLIMIT_NOFILE, LimitNOFILE=) is"
+                f" {self._descriptors}, {_DESCRIPTORS_EACH} for each interface and {_DESCRIPTORS_OURS} beside"
+            )
         return (
             f"not captured, no memory is left: OSSENSOR_MEMORY_MB={self._total_mb} is given out to"
             f" {len(self._given)} interfaces, and each needs {FLOOR_MB} MiB at least"

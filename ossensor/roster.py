@@ -7,6 +7,7 @@ is retired, and kept until the uploader has emptied its slots. Who looks, and wh
 from __future__ import annotations
 
 import logging
+import resource
 import time
 from typing import Final
 
@@ -44,7 +45,9 @@ class Roster:
         self._ports: dict[int, Port] = {}  # by ifindex: a name can be given to another interface
         self._retired: dict[int, Port] = {}  # by queue: without a worker, waiting for the uploader to empty it
         self._next_queue = 1
-        self._budget = Budget(settings.memory_mb, settings.ring_mb, settings.buffer_mb)
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        descriptors = None if limit == resource.RLIM_INFINITY else limit
+        self._budget = Budget(settings.memory_mb, settings.ring_mb, settings.buffer_mb, descriptors)
         self._outages = Outages()
         self._complaints = Complaints(log)
         self._waiting_said = False

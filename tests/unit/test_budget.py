@@ -118,3 +118,14 @@ def test_never_more_than_the_total_and_never_less_than_the_floor(
             del held[gone]
             b.give_back(gone)
         assert b.left_mb == total_mb - sum(s.mb for s in held.values()) >= 0
+
+
+def test_descriptors_that_are_short_leave_some_interfaces_out_and_the_rest_whole() -> None:
+    b = Budget(256, ring_mb=16, buffer_mb=32, descriptors=64)
+
+    granted = b.grant(["eth0", "eth1", "eth2"])
+
+    assert list(granted) == ["eth0", "eth1"]
+    assert "RLIMIT_NOFILE" in b.refusal()
+    b.give_back("eth0")
+    assert list(b.grant(["eth2", "eth3"])) == ["eth2"]

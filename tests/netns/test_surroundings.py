@@ -1,0 +1,84 @@
+"""Machines that are short of something (catalogue C1, C3): it works, or says what is missing; it never dies of it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness import frames, proc
+from harness.programs import UPLOADER
+from harness.world import World
+
+pytestmark = [pytest.mark.netns, pytest.mark.slow]
+
+# 64 KiB of /dev/shm, a root that nobody can write to, a mask that leaves others nothing; HOME is never set here.
+_POOR = """
+mount -t tmpfs -o size=64k none /dev/shm &&
+mount -o remount,bind,ro / &&
+umask 077 &&
+! touch /probe 2>/dev/null &&
+exec "$0" "$@"
+"""
+_SMALL = {"OSSENSOR_BUFFER_MB": "8", "OSSENSOR_BATCH_MS": "100"}
+_COUNT = 40_000
+
+
+def test_c1_tiny_dev_shm_read_only_root_no_home_and_umask_077_are_enough(world: World) -> None:
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0", under=("unshare", "-m", "sh", "-c", _POOR))
+
+    world.send("cap0", _COUNT)
+    proc.eventually("all is stored", lambda: world.holds("cap0", _COUNT))
+
+    assert sensor.terminate()[0] == 0
+    assert frames.verdict(range(_COUNT), world.stored_numbers("cap0")) == ""
+    assert not world.config.exists()
+
+
+def test_c1_descriptors_that_are_short_are_named_and_leave_the_others_capturing(world: World) -> None:
+    links = [f"cap{n}" for n in range(8)]
+    world.add_link(*links)
+    world.start_vsensor()
+    sensor = world.start_sensor(under=("prlimit", "--nofile=64:64"))
+    sensor.wait_for_line("RLIMIT_NOFILE")
+    proc.eventually("two are captured", lambda: len(sensor.records("capturing")) == 2)
+    captured = {record["interface"] for record in sensor.records("capturing")}
+
+    for link in captured:
+        world.send(link, _COUNT)
+        proc.eventually("all is stored", lambda link=link: world.holds(link, _COUNT))
+
+    assert sensor.terminate()[0] == 0
+    assert sensor.records("cannot capture") == []
+    assert [frames.verdict(range(_COUNT), world.stored_numbers(link)) for link in captured] == ["", ""]
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_c3_a_disk_that_fails_is_written_to_no_more_and_memory_keeps_what_it_was_given(
+    world: World, open_folder: Path, call: str
+) -> None:
+    """The kernel itself answers EIO, once: strace stands between the uploader and its `call`."""
+    folder = open_folder / f"spool-{call}"
+    world.add_link("cap0")
+    sensor = world.start_sensor("cap0", changes={**_SMALL, "OSSENSOR_SPOOL_DIR": str(folder)})
+    inject = f"inject={call}:error=EIO:when=1"
+    uploader = sensor.one(UPLOADER)
+    tracer = subprocess.Popen(["strace", "-f", "-q", "-p", str(uploader), "-e", inject], stderr=subprocess.PIPE)
+    try:
+        proc.eventually("strace is there", lambda: "TracerPid:\t0" not in Path(f"/proc/{uploader}/status").read_text())
+        world.send("cap0", _COUNT)
+        sensor.wait_for_line("nothing more will be, until a restart", timeout_s=30)
+    finally:
+        tracer.terminate()
+        tracer.communicate()
+    assert list(folder.iterdir()) == []
+
+    world.start_vsensor()
+    proc.eventually("all is stored", lambda: world.holds("cap0", _COUNT), timeout_s=60)
+
+    assert sensor.terminate()[0] == 0
+    (books,) = [line for line in sensor.lines if "books closed: " in line]
+    assert frames.verdict(range(_COUNT), world.stored_numbers("cap0")) == ""
+    assert f"received={_COUNT} kernel_drops=0 delivered={_COUNT} in_flight=0 (balanced)" in books
