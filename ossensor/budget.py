@@ -1,8 +1,8 @@
 """OSSENSOR_MEMORY_MB, shared out among interfaces: how much ring and how many slots each of them gets. Pure.
 
 Invariant: what is given out never exceeds the total, and nobody gets less than the floor; so with descriptors, a dozen
-each or nothing. A share never changes: ring and slots are allocated when capture begins, and resizing them would mean to
-stop it.
+each or nothing. A share never changes: ring and slots are allocated when capture begins, and resizing them would mean
+to stop it.
 
 Interfaces that come at the same time get equal shares. The first ones may take everything; those that come later get at
 most half of what is left then, so that something stays for the next ones, until only floors are left.
@@ -27,8 +27,8 @@ _SLOT_MAX_BYTES: Final = 4 * _MB
 _SLOT_MIN_BYTES: Final = _MB
 _SLOTS: Final = 8
 
-# An interface has ten in the supervisor for good (memory, socket, four pipe ends, heartbeat, the child's), and two while
-# a filter is compiled. Beside them: a dozen of the supervisor's own, and what a fork needs for a moment. Without this
+# An interface has ten in the supervisor for good (memory, socket, four pipe ends, heartbeat, the child's), and two
+# while a filter is compiled. Beside them: a dozen of the supervisor's own, and what a fork needs for a moment. Without this
 # limit all interfaces would take the first half of what they need, and none would get its second.
 _DESCRIPTORS_EACH: Final = 12
 _DESCRIPTORS_OURS: Final = 32
