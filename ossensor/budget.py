@@ -28,8 +28,8 @@ _SLOT_MIN_BYTES: Final = _MB
 _SLOTS: Final = 8
 
 # An interface has ten in the supervisor for good (memory, socket, four pipe ends, heartbeat, the child's), and two
-# while a filter is compiled. Beside them: a dozen of the supervisor's own, and what a fork needs for a moment. Without this
-# limit all interfaces would take the first half of what they need, and none would get its second.
+# while a filter is compiled. Beside them: a dozen of the supervisor's own, and what a fork needs for a moment. Without
+# this limit all interfaces would take the first half of what they need, and none would get its second.
 _DESCRIPTORS_EACH: Final = 12
 _DESCRIPTORS_OURS: Final = 32
 
