@@ -47,7 +47,7 @@ def test_counts_are_exact_and_survive_the_death_of_every_child(world: World) -> 
     world.send("cap0", 500, first=1000)
     proc.eventually("the rest is acknowledged, too", lambda: delivered(1500), timeout_s=60)
 
-    assert before["slots cap0"] == 32
+    assert before["slots cap0"] == 8
     assert before["vsensor_reachable"] == 1
     assert before["acknowledgement_seconds_count"] == before["upload_batches_total"] >= 1
     assert sensor.terminate()[0] == 0
