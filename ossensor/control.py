@@ -1,7 +1,8 @@
 """What supervisor and uploader say to each other, over a SEQPACKET pair: one JSON object a message, descriptors beside.
 
 The supervisor believes nothing here that it has not checked: the uploader talks to the network, and may be somebody
-else's by then. All it can ask for is that addresses be left out of the capture, a bounded number of them.
+else's by then. All it can ask for is that addresses, a bounded number of them, or what a filter refuses, be left out of
+the capture: never for more than the user's settings let in.
 """
 
 from __future__ import annotations

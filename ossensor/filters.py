@@ -7,13 +7,15 @@ Each guard asks for the packet's length first. A BPF program that loads past a p
 (net/core/filter.c; RFC 9669 calls it an abort), so an unguarded look at addresses would lose short and malformed
 frames, which are the ones that an analyst wants most.
 
-The user's expression stands last: its `vlan` or `mpls` keywords shift libpcap's decoding offsets for all that follows
-in the expression (pcap-filter(7)), and what guards the host must not be shifted. It is compiled on its own before it
-gets here, so that it cannot close our parenthesis (`port 80) or (tcp`).
+The vSensor's expression comes after the guards, and only narrows. The user's stands last: its `vlan` or `mpls` keywords
+shift libpcap's decoding offsets for all that follows in the expression (pcap-filter(7)), and what guards the host must
+not be shifted. Each is compiled on its own before it gets here, so that it cannot close our parenthesis (`port 80) or
+(tcp`); and the vSensor's must have none of those keywords where the user's follows.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Final, NamedTuple
@@ -24,6 +26,9 @@ CREDENTIAL_ENDPOINTS: Final = ("169.254.170.2", "169.254.170.23", "169.254.169.2
 # Ethernet and the IP header up to its addresses' end. Link layers with a shorter header let a few bytes more through.
 _LEAST_IPV4_BYTES: Final = 14 + 20
 _LEAST_IPV6_BYTES: Final = 14 + 40
+
+# pcap-filter(7): each of them moves the offsets of all that stands behind it.
+_SHIFTING: Final = re.compile(r"\b(vlan|mpls|pppoed|pppoes|geneve|vxlan)\b")
 
 # Addresses of a vSensor that are excluded at once: the one in use and the ones tried before it. 64 host tests and
 # their jumps stay far below the kernel's 4,096 instructions.
@@ -49,7 +54,20 @@ def checked_flow(address: str, port: int) -> Flow:
     return Flow(str(getattr(parsed, "ipv4_mapped", None) or parsed), port)
 
 
-def effective(user: str, own: Iterable[Flow], *, credential_endpoints: bool, ethernet: bool = True) -> str:
+def shifts(expression: str) -> bool:
+    """True for an expression that changes what the next one means: see the module."""
+    return _SHIFTING.search(expression) is not None
+
+
+def described(user: str, vsensor: str) -> str:
+    """What both ask for, as one expression: what a section names as its filter."""
+    given = [text.strip() for text in (vsensor, user) if text.strip()]
+    return given[0] if len(given) == 1 else " and ".join(f"({text})" for text in given)
+
+
+def effective(
+    user: str, own: Iterable[Flow], *, credential_endpoints: bool, ethernet: bool = True, vsensor: str = ""
+) -> str:
     """The expression that libpcap compiles for a capture socket; empty when everything may pass."""
     terms = []
     by_port: dict[int, list[str]] = {}
@@ -62,8 +80,7 @@ def effective(user: str, own: Iterable[Flow], *, credential_endpoints: bool, eth
             terms += _unless_tagged(addresses, port)
     if not credential_endpoints:
         terms += _unless(CREDENTIAL_ENDPOINTS, "")
-    if user.strip():
-        terms.append(f"({user.strip()})")
+    terms += [f"({text.strip()})" for text in (vsensor, user) if text.strip()]
     return " and ".join(terms)
 
 

@@ -19,6 +19,8 @@ from .complaints import Complaints
 from .errors import ConfigurationError
 from .logs import fields
 from .port import Port
+from .settings import bpf_fault
+from .transport.protocol import packet_filter_ok
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class Gate:
                 with suppress(OSError):
                     port.refilter(None)
         for port in ports:
-            port.describe_filter(bank.user)
+            port.describe_filter(bank.described)
 
     def reopen(self, port: Port) -> None:
         """Tries again where a filter could not be compiled (the interface was down, or renamed at that moment)."""
@@ -65,6 +67,21 @@ class Gate:
             with suppress(OSError, ConfigurationError):
                 port.refilter(self.program(port.interface.name))
                 log.info("open again", extra=fields(interface=port.label))
+
+    def narrow(self, wanted: Any, ports: Iterable[Port]) -> None:
+        """Puts the vSensor's filter before the user's. One that cannot be leaves the present one in force."""
+        if wanted == self.bank.vsensor:
+            return
+        fault = bpf_fault(wanted) if packet_filter_ok(wanted) else "it is no text that a filter can be"
+        if fault is None:
+            try:
+                self.use(self.bank.with_vsensor(wanted), ports)
+            except ConfigurationError as e:
+                fault = e.faults[0]
+        if fault is None:
+            log.info("the vSensor's packet filter is in force", extra=fields(packet_filter=wanted or "none"))
+        else:
+            self._complaints.say("the vSensor's packet filter cannot be; the one before it stays", why=fault)
 
     def guard(self, wanted: Any, ports: Iterable[Port]) -> bool:
         """Leaves the uploader's addresses out of every capture. False when that cannot be: it must not connect."""

@@ -139,7 +139,7 @@ class Roster:
         open_all_ahead(ports)
         for port in ports:
             self._ports[port.interface.index] = port
-            port.describe_filter(self._gate.bank.user)
+            port.describe_filter(self._gate.bank.described)
             self._uplink.hand_over(port)
             self.start_worker(port)
 

@@ -71,7 +71,7 @@ class Supervisor:
         self._reload = reload
         self._forge = Forge(*privileges.user_ids(settings.user))
         self._gate = Gate(plans.first_bank(settings))
-        self._uplink = Uplink(plans.uploader_plan(settings), context, metrics, self._guard)
+        self._uplink = Uplink(plans.uploader_plan(settings), context, metrics, self._guard, self._narrow)
         self._roster = Roster(settings, self._gate, self._uplink, self._forge)
         self._ticked_s = 0.0
         self._phase = Phase.RUNNING
@@ -169,6 +169,9 @@ class Supervisor:
 
     def _guard(self, wanted: Any) -> bool:
         return self._gate.guard(wanted, self._roster.ports())
+
+    def _narrow(self, wanted: Any) -> None:
+        self._gate.narrow(wanted, self._roster.ports())
 
     # -- children -------------------------------------------------------------------------------------------------
 

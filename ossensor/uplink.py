@@ -29,15 +29,24 @@ _GIVE_UP_AFTER: Final = 20
 
 
 class Uplink:
-    """`guard` is asked to leave addresses out of the capture before the uploader may connect to them."""
+    """`guard` is asked to leave addresses out of the capture before the uploader may connect to them.
+
+    `narrow` is given the packet filter that the vSensor asks for.
+    """
 
     def __init__(
-        self, plan: Plan, context: ssl.SSLContext, metrics: socket.socket | None, guard: Callable[[Any], bool]
+        self,
+        plan: Plan,
+        context: ssl.SSLContext,
+        metrics: socket.socket | None,
+        guard: Callable[[Any], bool],
+        narrow: Callable[[Any], None],
     ) -> None:
         self._plan = plan
         self._context = context
         self._metrics = metrics  # the port that scrapers connect to, whichever uploader serves it
         self._guard = guard
+        self._narrow = narrow
         self.child = Child("oss-upload")
         self.process: Process | None = None
         self._heartbeat = Heartbeat()
@@ -103,6 +112,8 @@ class Uplink:
                 os.close(fd)  # nothing that comes this way may bring one
             if message["op"] == "guard":
                 self._tell("guarded", ok=self._guard(message.get("flows")))
+            elif message["op"] == "narrow":
+                self._narrow(message.get("packet_filter"))
             elif message["op"] == "retired" and isinstance(message.get("queue"), int):
                 emptied.append(message["queue"])
         if self._channel.ended and self.process is not None:

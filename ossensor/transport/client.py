@@ -46,6 +46,7 @@ class Kind(Enum):
 
 
 _NO_ACCOUNT: Final = protocol.Account()
+_NO_WELCOME: Final = protocol.Welcome()
 
 
 class Stamp(NamedTuple):
@@ -99,6 +100,7 @@ class Proof:
     retry_after_s: float = 0.0
     trouble: str = ""
     unsigned: bool = False  # somebody answered, and not under this key
+    welcome: protocol.Welcome = _NO_WELCOME
 
 
 class Client:
@@ -186,7 +188,7 @@ class Client:
         try:
             reply, content = self._exchange(request, question.address, body)
             pin = self._seen_sha256 if question.bound else ""
-            vsensor_time_s = registration.judge(reply, content, key, pin or None)
+            vsensor_time_s, welcome = registration.judge(reply, content, key, pin or None)
         except _NoAnswerError as e:
             return Proof(question, e.detail, trouble=e.trouble)
         except RefusedError as e:
@@ -195,7 +197,7 @@ class Client:
             return Proof(question, detail, retry_after_s=retry_after_s, trouble=trouble, unsigned=True)
         except ImpostorError as e:
             return Proof(question, str(e), trouble=_IMPOSTOR)
-        return Proof(question, "proven", key, pin, vsensor_time_s)
+        return Proof(question, "proven", key, pin, vsensor_time_s, welcome=welcome)
 
     def _exchange(self, request: Request, address: str, body: memoryview | bytes) -> tuple[Reply, bytes]:
         """The reply, believed by nobody yet, with its content. Raises _NoAnswerError."""

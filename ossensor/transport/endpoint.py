@@ -16,6 +16,9 @@ from ossensor.filters import Flow
 
 _BASE_S: Final = 0.1
 _CAP_S: Final = 30.0
+# A vSensor that was restarted, or another one behind the name, may ask for something else (protocol.Welcome), and
+# connections that are replaced in silence tell nobody. A minute of an old filter does no harm, nor a small request.
+_PROOF_LASTS_S: Final = 60.0
 # Addresses whose connections may not be over yet; excluded from capture still.
 _REMEMBERED: Final = 16
 
@@ -43,6 +46,7 @@ class Event(Enum):
     FAILED = auto()  # this address; another is left
     EXHAUSTED = auto()  # every address failed, or the lookup or the guard did
     DUE = auto()
+    AGED = auto()  # the last proof is old
 
 
 _TABLE: Final = {
@@ -56,6 +60,7 @@ _TABLE: Final = {
     (State.PROVING, Event.PROVEN): State.OPEN,
     (State.PROVING, Event.FAILED): State.UNPROVEN,
     (State.PROVING, Event.EXHAUSTED): State.WAITING,
+    (State.OPEN, Event.AGED): State.UNPROVEN,
     (State.OPEN, Event.FAILED): State.UNPROVEN,
     (State.OPEN, Event.EXHAUSTED): State.WAITING,
     (State.WAITING, Event.DUE): State.UNRESOLVED,
@@ -74,6 +79,7 @@ class Endpoint:
         self._remembered: deque[str] = deque(maxlen=_REMEMBERED)
         self._failures = 0
         self._not_before_s = 0.0
+        self._proven_until_s = 0.0
         self.generation = 0  # of the address in use: what was sent to an older one says nothing of this one
 
     def _step(self, event: Event) -> None:
@@ -83,6 +89,8 @@ class Endpoint:
         """UNRESOLVED, UNGUARDED and UNPROVEN ask the caller to act and then call `asked`; OPEN allows sending."""
         if self._state is State.WAITING and now_s >= self._not_before_s:
             self._step(Event.DUE)
+        elif self._state is State.OPEN and now_s >= self._proven_until_s:
+            self._step(Event.AGED)
         return self._state
 
     def asked(self) -> None:
@@ -113,8 +121,9 @@ class Endpoint:
         else:
             self._exhausted(now_s, 0.0)
 
-    def proven(self) -> None:
+    def proven(self, now_s: float) -> None:
         """The key was proven at the present address. What failed before is not forgotten for that: see `succeeded`."""
+        self._proven_until_s = now_s + _PROOF_LASTS_S
         self._step(Event.PROVEN)
 
     @property

@@ -6,10 +6,11 @@ people who write another vSensor is docs/protocol.md.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 from urllib.parse import quote, unquote
 
 CONTENT_TYPE: Final = "application/x-pcapng"
@@ -37,6 +38,8 @@ WINDOW_S: Final = 60
 MAX_SECTION_BYTES: Final = 8 << 20
 MAX_BODY_BYTES: Final = 8 << 20
 MAX_CONTROL_BYTES: Final = 16 << 10  # a registration is some hundred bytes
+# A filter that people write has some hundred characters; the kernel takes 4,096 instructions.
+MAX_FILTER_CHARACTERS: Final = 2048
 MAX_SEQUENCE: Final = 2**63 - 1  # SQLite's integers are signed
 
 _SENSOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -161,6 +164,38 @@ class Account:
         if account.text != text or account.final > 1:
             raise MalformedError("the books are not in their canonical spelling")
         return account
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What a vSensor asks of a sensor, in its reply to a registration. An empty body asks for nothing."""
+
+    packet_filter: str = ""  # in libpcap's language; what it refuses is not sent
+
+    @property
+    def body(self) -> bytes:
+        return json.dumps({"packet_filter": self.packet_filter}).encode() if self.packet_filter else b""
+
+    @classmethod
+    def parse(cls, body: bytes) -> Welcome:
+        """The welcome in a body; members that this version does not know are passed over. Raises MalformedError."""
+        if not body:
+            return cls()
+        try:
+            values = json.loads(body)
+        except (ValueError, RecursionError) as e:
+            raise MalformedError("the welcome is no JSON") from e
+        if not isinstance(values, dict):
+            raise MalformedError("the welcome is no JSON object")
+        text = values.get("packet_filter", "")
+        if not packet_filter_ok(text):
+            raise MalformedError("the welcome's packet filter is no printable text, or too long")
+        return cls(text)
+
+
+def packet_filter_ok(text: object) -> TypeGuard[str]:
+    """True for text that can stand in a line of a log: printable ASCII, and not longer than anybody writes."""
+    return isinstance(text, str) and len(text) <= MAX_FILTER_CHARACTERS and text.isascii() and text.isprintable()
 
 
 class _Rule(NamedTuple):

@@ -6,7 +6,8 @@ cannot pass on the vSensor's, because his connection with us bears another certi
 section 4 does it, tls-server-end-point, but always by SHA-256). After that the certificate is pinned, and not asked for
 again, while the address is in use.
 
-The question names the sensor and its version and nothing else: it may be read by whoever is there.
+The question names the sensor and its version and nothing else: it may be read by whoever is there. The reply may ask
+for something (protocol.Welcome); its body is covered by the signature, so it is the vSensor's wish or refused.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from . import protocol
-from .protocol import MalformedError, Outcome, parse_number
+from .protocol import MalformedError, Outcome, Welcome, parse_number
 from .signing import Key, Nonce, RefusedError, Reply, Request, sign_request, verify_reply
 
 _PROTOCOL_VERSION: Final = 1
@@ -54,8 +55,8 @@ def ask(question: Question, key: Key, nonce: Nonce, *, authority: str, applicati
     return request, body
 
 
-def judge(reply: Reply, content: bytes, key: Key, seen_sha256: str | None) -> int:
-    """The vSensor's time, from a reply that proves that it is the vSensor's.
+def judge(reply: Reply, content: bytes, key: Key, seen_sha256: str | None) -> tuple[int, Welcome]:
+    """The vSensor's time, and what it asks for, from a reply that proves that it is the vSensor's.
 
     Whatever its outcome: the clock or the nonce may have been refused, and the signature is over this question still.
     `seen_sha256`, in hex, is that of the certificate of this connection; None where that is verified otherwise. Raises
@@ -66,8 +67,9 @@ def judge(reply: Reply, content: bytes, key: Key, seen_sha256: str | None) -> in
         Outcome(reply.headers[protocol.FIELD_OUTCOME])
         named_sha256 = reply.headers[protocol.FIELD_CERTIFICATE]
         vsensor_time_s = parse_number(reply.headers[protocol.FIELD_TIME])
+        welcome = Welcome.parse(content)
     except (KeyError, ValueError, MalformedError) as e:
         raise RefusedError(f"a field is missing or unreadable: {e}") from e
     if seen_sha256 is not None and not hmac.compare_digest(named_sha256.encode(), seen_sha256.encode()):
         raise ImpostorError(f"certificate {seen_sha256[:16]}... here, {named_sha256[:16]}... at the vSensor")
-    return vsensor_time_s
+    return vsensor_time_s, welcome

@@ -28,6 +28,7 @@ from ossensor.transport.protocol import (
     TAG_CONTROL_REPLY,
     TAG_DATA_REPLY,
     Outcome,
+    Welcome,
 )
 from ossensor.transport.signing import Key, RefusedError, Reply, body_matches, sign_reply
 
@@ -59,6 +60,9 @@ def _closing(status: int) -> Response:
     return Response(status_code=status, headers={"Connection": "close"})
 
 
+_NO_WELCOME: Final = Welcome()
+
+
 def _head(request: Request) -> verify.Head:
     """As received: Latin-1 maps each byte to one character, so nothing is lost before `verify` sees it."""
     scope = request.scope
@@ -82,12 +86,14 @@ class Collector:
         certificate_sha256: str,
         budget_bytes: int = BUDGET_BYTES,
         body_pause_s: float = PAUSE_S,
+        welcome: Welcome = _NO_WELCOME,
     ) -> None:
         self._keys = keys
         self._store = store
         self._clock = clock
         self._certificate_sha256 = certificate_sha256
         self._body_pause_s = body_pause_s
+        self._welcome = welcome
         self._gate = verify.Gate(clock())
         self._order = Order(index.next, index.has)
         self.budget = Budget(budget_bytes)
@@ -138,7 +144,9 @@ class Collector:
             if not body_matches(authentic.verified.content_digest, sha256):
                 outcome = Outcome.ALTERED
         self.tally[outcome.value] += 1
-        return self._signed(authentic, outcome, TAG_CONTROL_REPLY, {FIELD_CERTIFICATE: self._certificate_sha256})
+        # With a refusal, too: a signed one proves as much to the sensor as any, and it will not ask again.
+        named = {FIELD_CERTIFICATE: self._certificate_sha256}
+        return self._signed(authentic, outcome, TAG_CONTROL_REPLY, named, self._welcome.body)
 
     async def _answer(self, head: verify.Head, body: Body) -> Response:
         """The reply. Raises GoneError when the body does not come."""
@@ -182,11 +190,13 @@ class Collector:
         section.check(data)  # a look at both ends: cheaper than a thread
         return data
 
-    def _signed(self, authentic: verify.Authentic, outcome: Outcome, tag: str, fields: Mapping[str, str]) -> Response:
+    def _signed(
+        self, authentic: verify.Authentic, outcome: Outcome, tag: str, fields: Mapping[str, str], body: bytes = b""
+    ) -> Response:
         now_s = int(self._clock())
         reply = Reply(outcome.status, authentic.request)
         reply.headers[FIELD_TIME] = str(now_s)
         reply.headers[FIELD_OUTCOME] = outcome.value
         reply.headers.update(fields)
-        sign_reply(reply, b"", key=authentic.key, tag=tag, created_s=now_s)
-        return Response(status_code=outcome.status, headers=dict(reply.headers))
+        sign_reply(reply, body, key=authentic.key, tag=tag, created_s=now_s)
+        return Response(body, status_code=outcome.status, headers=dict(reply.headers))

@@ -15,6 +15,7 @@ from typing import TextIO
 
 from ossensor.backoff import Backoff
 from ossensor.errors import ConfigurationError, Exit
+from ossensor.transport.protocol import MAX_FILTER_CHARACTERS, packet_filter_ok
 from ossensor.transport.signing import Key
 
 from . import certificate
@@ -39,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-fsync", action="store_true", help="acknowledge before the disk has flushed; a power cut may lose batches"
     )
+    parser.add_argument(
+        "--packet-filter",
+        default="",
+        metavar="EXPRESSION",
+        help="what every sensor is to send, at most, in libpcap's language (pcap-filter(7))",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of sentences")
 
 
@@ -58,14 +65,18 @@ def _refuse(error: ConfigurationError) -> int:
 
 def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     # pydantic is slow to import, and `--help` needs none of it.
-    from ossensor.settings import load_vsensor_keys  # noqa: PLC0415
+    from ossensor.settings import bpf_fault, load_vsensor_keys  # noqa: PLC0415
 
     faults: list[str] = []
     # 1. Everything that can be judged without touching anything, so that all faults are shown at once.
     address = _address(args.listen, faults)
-    rotate_mb = _positive(args.rotate_mb, faults)
+    _check_positive(args.rotate_mb, faults)
     if (args.tls_cert is None) != (args.tls_key is None):
         faults.append("--tls-cert and --tls-key: give both, or neither for a self-signed certificate")
+    if not packet_filter_ok(args.packet_filter):
+        faults.append(f"--packet-filter: not printable ASCII, or longer than {MAX_FILTER_CHARACTERS} characters")
+    elif args.packet_filter and (fault := bpf_fault(args.packet_filter)):
+        faults.append(f"--packet-filter: {args.packet_filter!r}: {fault}")
     secrets: list[bytes] = []
     try:
         secrets = load_vsensor_keys(environ)
@@ -78,12 +89,10 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise ConfigurationError(faults)
     with lock:
         keys = {key.id: key for key in map(Key, secrets)}
-        return _listen(args, layout, address, keys, rotate_mb)
+        return _listen(args, layout, address, keys)
 
 
-def _listen(
-    args: argparse.Namespace, layout: Layout, address: tuple[str, int], keys: Mapping[str, Key], rotate_mb: int
-) -> int:
+def _listen(args: argparse.Namespace, layout: Layout, address: tuple[str, int], keys: Mapping[str, Key]) -> int:
     # 3. The certificate, before the port: a port that answers must answer with it.
     pair = _certificate(args, layout, address[0])
     # 4. The port, before the fork: every successor inherits it.
@@ -92,7 +101,7 @@ def _listen(
         host, port = listener.getsockname()[:2]
         report = Report(_write, layout.root, as_json=args.json)
         report.listening(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", pair.certificate, pair.sha256)
-        return _keep(layout, pair, keys, listener, report, durable=not args.no_fsync, rotate_mb=rotate_mb)
+        return _keep(layout, pair, keys, listener, report, args)
 
 
 def _keep(
@@ -101,17 +110,17 @@ def _keep(
     keys: Mapping[str, Key],
     listener: socket.socket,
     report: Report,
-    *,
-    durable: bool,
-    rotate_mb: int,
+    args: argparse.Namespace,
 ) -> int:
+    settings = (keys, layout.root, pair, not args.no_fsync, int(args.rotate_mb) << 20, args.packet_filter)
+
     def serve() -> int:
         # After the fork: the parent needs no web server, and stays small and boring without one.
         from .server import Settings, run  # noqa: PLC0415
 
         report.serving(os.getpid())
         try:
-            return run(Settings(keys, layout.root, pair, durable, rotate_mb << 20), listener, report)
+            return run(Settings(*settings), listener, report)
         except ConfigurationError as e:
             return _refuse(e)
 
@@ -134,12 +143,10 @@ def _address(text: str, faults: list[str]) -> tuple[str, int]:
     return host, int(port)
 
 
-def _positive(text: str, faults: list[str]) -> int:
+def _check_positive(text: str, faults: list[str]) -> None:
     # Up to a pebibyte: beyond it SQLite's integers would be next.
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 1 << 30:
         faults.append(f"--rotate-mb: {text!r} is not a whole number of MiB from 1 to {1 << 30}")
-        return 1
-    return int(text)
 
 
 def _lock(layout: Layout, faults: list[str]) -> TextIO | None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import uvicorn
 
 from ossensor.errors import Exit
+from ossensor.transport.protocol import Welcome
 from ossensor.transport.signing import Key
 
 from .certificate import Certificate, context
@@ -44,6 +45,7 @@ class Settings:
     certificate: Certificate
     durable: bool
     rotate_bytes: int
+    packet_filter: str = ""  # what every sensor is asked to narrow its capture by
 
 
 def steady_clock() -> Callable[[], float]:
@@ -128,7 +130,8 @@ def run(settings: Settings, listener: socket.socket, report: Report) -> int:
     try:
         # A reader of its own: the event loop looks things up while the writer is in a transaction.
         with closing(Index(layout.index, durable=settings.durable)) as index:
-            collector = Collector(settings.keys, store, index, steady_clock(), settings.certificate.sha256)
+            sha256, welcome = settings.certificate.sha256, Welcome(settings.packet_filter)
+            collector = Collector(settings.keys, store, index, steady_clock(), sha256, welcome=welcome)
             server = make_server(collector, settings.certificate)
             with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
                 runner.run(_serve(server, listener, lambda: report.progress(store.totals(), collector.tally)))

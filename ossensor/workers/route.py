@@ -170,7 +170,7 @@ class Route:
             log.info("the vSensor has proved to hold the key; its certificate is pinned", extra=where)
         self._proof = proof
         self.learn_time(proof.vsensor_time_s)
-        self.endpoint.proven()
+        self.endpoint.proven(now_s)
 
     def learn_time(self, vsensor_time_s: int) -> None:
         """Only a signed reply may move our idea of the time, and only the offset: the clock stays its owner's."""

@@ -64,12 +64,11 @@ _AGAIN_MAX_S: Final = 30.0
 _DRAIN_PATIENCE_S: Final = 2.5
 # What a slow line must get across for that to be a move; more than a handshake or two.
 _DRAIN_MOVE_BYTES: Final = 64 << 10
-# A drain is over when nothing moves: looked at so often.
-_DRAIN_LOOK_S: Final = 0.25
+_DRAIN_LOOK_S: Final = 0.25  # how often it is looked whether anything moves
 # Attempts that are under way when the drain is over keep their slots until they fail: connecting takes 5 s to do so.
 _RESCUE_S: Final = 4.0
 _STATS_EVERY_S: Final = 10.0
-# Well above what the client's own limits add up to on a slow line, twice over: a proof may try two keys.
+# Well above what the client's limits add up to on a slow line, twice: a proof may try two keys.
 _STUCK_S: Final = 240.0
 
 
@@ -244,6 +243,7 @@ class Uploader:
                         self._route.proved(news, time.monotonic())
                         if news.key is not None:
                             self._moved()
+                            self._channel.send("narrow", packet_filter=news.welcome.packet_filter)
                     case Addresses():
                         self._route.resolved(news, time.monotonic())
                     case Written():

@@ -45,7 +45,7 @@ def prove_it(e: Endpoint, now_s: float = 0.0) -> Endpoint:
     assert e.wants(now_s) is State.UNPROVEN
     assert e.concurrency(4) == 0
     e.asked()
-    e.proven()
+    e.proven(now_s)
     assert e.wants(now_s) is State.OPEN
     return e
 
@@ -72,6 +72,7 @@ def test_only_a_proof_opens_and_only_a_guarded_address_may_be_asked_for_one() ->
         State.UNPROVEN: {
             (State.GUARDING, Event.GUARDED),
             (State.PROVING, Event.FAILED),
+            (State.OPEN, Event.AGED),
             (State.OPEN, Event.FAILED),
         },
     }
@@ -278,7 +279,7 @@ def test_it_is_never_open_at_an_address_that_was_not_guarded_and_then_proven(his
             if state is State.UNPROVEN:
                 assert e.address in named
         elif act == "prove" and state is State.PROVING:
-            e.proven()
+            e.proven(now_s)
             proven = e.address
         elif act == "resolve" and state is State.RESOLVING:
             e.resolved([f"10.0.{n}.{m}" for m in range(n)], now_s)
@@ -290,7 +291,21 @@ def test_it_is_never_open_at_an_address_that_was_not_guarded_and_then_proven(his
         else:
             now_s += n
 
-        if e.concurrency(4):
-            assert e.wants(now_s) is State.OPEN
+        if e.wants(now_s) is State.OPEN:
             assert e.address in named
             assert e.address == proven
+
+
+def test_a_proof_is_asked_for_again_after_a_minute_at_the_same_address_and_costs_no_attempt_that_is_under_way() -> None:
+    e = open_it(endpoint(), "192.0.2.1")
+    address, generation = e.address, e.generation
+
+    assert e.wants(59.9) is State.OPEN
+    assert e.wants(60.0) is State.UNPROVEN
+    assert e.concurrency(4) == 0
+    e.asked()
+    e.succeeded(generation)
+    e.proven(60.1)
+
+    assert (e.wants(120.0), e.address, e.generation, e.concurrency(4)) == (State.OPEN, address, generation, 4)
+    assert e.wants(120.2) is State.UNPROVEN

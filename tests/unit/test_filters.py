@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pcap
 import pytest
 
-from ossensor.filters import CREDENTIAL_ENDPOINTS, MAX_FLOWS, Flow, checked_flow, effective
+from ossensor.filters import CREDENTIAL_ENDPOINTS, MAX_FLOWS, Flow, checked_flow, described, effective, shifts
 
 OWN = Flow("192.0.2.1", 8443)
 OWN6 = Flow("2001:db8::1", 8443)
@@ -154,6 +154,32 @@ def test_what_would_close_our_parenthesis_does_not_compile_alone(user: str) -> N
 def test_the_breakout_that_settings_must_refuse_is_one() -> None:
     """Why the user's expression is compiled alone first: joined, this one compiles, and lets the upload out."""
     assert passes(frame(HERE, 50_000, OWN.address, 8443), "port 80) or (tcp")
+
+
+def test_the_vsensors_expression_narrows_the_users_and_neither_opens_the_guards() -> None:
+    expression = effective("tcp", (OWN,), credential_endpoints=True, vsensor="port 80 or port 8443")
+    program = pcap.bpf(expression.encode(), pcap.DLT_EN10MB)
+    other = "198.51.100.1"
+
+    passed = [
+        (port, kind) for port in (80, 81) for kind in (TCP, UDP) if program.filter(frame(HERE, 1, other, port, kind))
+    ]
+    assert passed == [(80, TCP)]
+    assert not program.filter(frame(HERE, 50_000, OWN.address, OWN.port))
+
+
+@pytest.mark.parametrize(
+    "user,vsensor,expected",
+    [("", "", ""), ("tcp", " ", "tcp"), ("", "udp", "udp"), ("tcp or arp", "ip", "(ip) and (tcp or arp)")],
+)
+def test_a_section_names_both_filters_and_not_the_guards(user: str, vsensor: str, expected: str) -> None:
+    assert described(user, vsensor) == expected
+
+
+def test_words_that_move_the_offsets_of_what_follows_are_known() -> None:
+    texts = ["vlan", "tcp or vlan 7", "mpls and ip", "pppoes", "pppoed", "geneve", "tcp", "host vlan-7.test", "my_vlan"]
+
+    assert [text for text in texts if not shifts(text)] == ["tcp", "my_vlan"]
 
 
 def test_nothing_to_exclude_and_nothing_asked_is_the_empty_expression() -> None:

@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossensor.transport.protocol import (
+    MAX_FILTER_CHARACTERS,
     MAX_SEQUENCE,
     BatchId,
     MalformedError,
     Outcome,
     Stream,
+    Welcome,
     interface_name_ok,
     parse_number,
     sensor_name_ok,
@@ -141,3 +143,33 @@ def test_the_table_of_outcomes() -> None:
         "busy": (503, False, False),
         "store-failed": (507, False, False),
     }
+
+
+@pytest.mark.parametrize("text", ["", "tcp port 80 or (udp and not host 192.0.2.1)", "x" * MAX_FILTER_CHARACTERS])
+def test_a_welcome_is_read_back_as_it_was_written(text: str) -> None:
+    assert Welcome.parse(Welcome(text).body) == Welcome(text)
+
+
+def test_a_welcome_may_hold_what_a_later_version_knows() -> None:
+    assert Welcome.parse(b'{"packet_filter": "tcp", "more": [1]}') == Welcome("tcp")
+    assert Welcome.parse(b"{}") == Welcome()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"ok",
+        b"[]",
+        b'"tcp"',
+        b"[" * 100_000,
+        b"\xff",
+        b'{"packet_filter": null}',
+        b'{"packet_filter": 7}',
+        b'{"packet_filter": "tcp\\n"}',
+        b'{"packet_filter": "t\\u00e9"}',
+        b'{"packet_filter": "' + b"x" * (MAX_FILTER_CHARACTERS + 1) + b'"}',
+    ],
+)
+def test_a_body_that_is_no_welcome_is_malformed(body: bytes) -> None:
+    with pytest.raises(MalformedError):
+        Welcome.parse(body)

@@ -25,6 +25,7 @@ from ossensor.transport.protocol import (
     BatchId,
     Outcome,
     Stream,
+    Welcome,
 )
 from ossensor.transport.registration import Question
 from ossensor.transport.signing import Key, Nonce, Reply, body_matches, sign_reply, verify_request
@@ -64,14 +65,20 @@ def sha256_of(pem: str) -> str:
 
 
 def answer(
-    heard: Heard, certificate: str, *, key: Key = KEY, tag: str = TAG_CONTROL_REPLY, outcome: Outcome | None = None
+    heard: Heard,
+    certificate: str,
+    *,
+    key: Key = KEY,
+    tag: str = TAG_CONTROL_REPLY,
+    outcome: Outcome | None = None,
+    body: bytes = b"",
 ) -> bytes:
     """The vSensor's: it bears this certificate."""
     outcome = outcome or Outcome.REGISTERED
     reply = Reply(outcome.status, heard.request)
     reply.headers.update({FIELD_OUTCOME: outcome.value, FIELD_TIME: str(NOW_S + 7), FIELD_CERTIFICATE: certificate})
-    sign_reply(reply, b"", key=key, tag=tag, created_s=NOW_S)
-    return raw(reply.status_code, dict(reply.headers), b"")
+    sign_reply(reply, body, key=key, tag=tag, created_s=NOW_S)
+    return raw(reply.status_code, dict(reply.headers), body)
 
 
 def ask(server: Server, *keys: Key, bound: bool = True, context: ssl.SSLContext | None = None) -> Proof:
@@ -111,6 +118,30 @@ def test_a_signed_refusal_proves_as_much(
     proof = ask(server)
 
     assert (proof.key, proof.pin, proof.vsensor_time_s) == (KEY, good_sha256, NOW_S + 7)
+
+
+def test_a_signed_answer_may_ask_for_a_packet_filter(
+    serve: Serve, certificates: Certificates, good_sha256: str
+) -> None:
+    server = serve(certificates.good)
+    server.script = lambda heard: answer(heard, good_sha256, body=Welcome("not port 22").body)
+
+    assert ask(server).welcome == Welcome("not port 22")
+
+
+def test_an_answer_whose_body_was_changed_or_is_no_welcome_proves_nothing(
+    serve: Serve, certificates: Certificates, good_sha256: str
+) -> None:
+    server = serve(certificates.good)
+    wish, other = Welcome("not port 22").body, Welcome("not port 23").body
+    scripts: list[Callable[[Heard], bytes]] = [
+        lambda heard: answer(heard, good_sha256, body=wish).replace(wish, other),
+        lambda heard: answer(heard, good_sha256, body=b"welcome"),
+    ]
+    for server.script in scripts:
+        proof = ask(server)
+
+        assert (proof.key, proof.welcome) == (None, Welcome())
 
 
 def test_somebody_who_passes_question_and_answer_on_has_another_certificate(

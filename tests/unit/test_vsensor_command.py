@@ -41,6 +41,7 @@ def load_vsensor_keys(environ):
     return [bytes.fromhex(environ["KEY_HEX"])]
 settings = types.ModuleType("ossensor.settings")
 settings.load_vsensor_keys = load_vsensor_keys
+settings.bpf_fault = lambda expression: None if expression == "tcp" else "no filter"
 sys.modules["ossensor.settings"] = settings
 parser = argparse.ArgumentParser()
 command.add_arguments(parser)
@@ -80,6 +81,14 @@ def test_an_address_that_is_none_is_a_fault(tmp_path: Path, listen: str) -> None
 
     assert code == Exit.CONFIGURATION
     assert fault == f"vsensor: --listen: {listen!r} is not HOST:PORT with a port of 0 to 65535"
+
+
+@pytest.mark.parametrize("text", ["no filter at all", "tcp\n", "t\u00e9", "x" * 2049])
+def test_a_packet_filter_that_does_not_compile_or_is_no_text_is_a_fault(tmp_path: Path, text: str) -> None:
+    code, faults = faults_of("--listen", "127.0.0.1:0", "--store", str(tmp_path / "store"), "--packet-filter", text)
+
+    assert code == Exit.CONFIGURATION
+    assert [fault.startswith("vsensor: --packet-filter: ") for fault in faults] == [True]
 
 
 def test_a_port_that_is_taken_is_a_fault(tmp_path: Path) -> None:

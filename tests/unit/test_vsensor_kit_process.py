@@ -26,6 +26,7 @@ from ossensor.backoff import Backoff
 from ossensor.vsensor import command
 settings = types.ModuleType("ossensor.settings")
 settings.load_vsensor_keys = lambda environ: [bytes.fromhex(environ["KEY_HEX"])]
+settings.bpf_fault = lambda expression: None
 sys.modules["ossensor.settings"] = settings
 command.Backoff = lambda: Backoff(cap_s=0.1)
 parser = argparse.ArgumentParser()

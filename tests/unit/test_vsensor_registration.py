@@ -14,6 +14,7 @@ from ossensor.transport.protocol import (
     MAX_CONTROL_BYTES,
     TAG_DATA,
     Outcome,
+    Welcome,
     registration_path,
 )
 from ossensor.transport.signing import Key
@@ -95,3 +96,12 @@ def test_what_means_nothing_here_is_refused_for_good(
     server: Running, change: dict[str, object], outcome: Outcome
 ) -> None:
     assert server.wire.send(server.signer.registration(**change)).outcome is outcome
+
+
+def test_what_the_operator_asks_of_sensors_is_in_every_signed_answer(tmp_path: Path) -> None:
+    with Running(tmp_path / "filtering", welcome=Welcome("tcp port 80")) as running:
+        good = running.wire.send(running.signer.registration())
+        stale = running.wire.send(running.signer.registration(created_s=NOW_S - 61))
+
+    assert [Welcome.parse(answer.body) for answer in (good, stale)] == [Welcome("tcp port 80")] * 2
+    assert stale.outcome is Outcome.STALE

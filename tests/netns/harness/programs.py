@@ -176,11 +176,13 @@ class VSensor(Program):
         store: Path,
         tls: tuple[Path, Path],
         keys: Mapping[str, str | None] = MappingProxyType({"VSENSOR_HMAC_KEY": KEY}),
+        *,
+        options: tuple[str, ...] = (),
     ) -> None:
         listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         cert, key = tls
         argv: list[str | Path] = ["vsensor", "--listen", listen, "--store", store, "--tls-cert", cert, "--tls-key", key]
-        super().__init__(namespace.inside(OSSENSOR, *argv), environment(keys))
+        super().__init__(namespace.inside(OSSENSOR, *argv, *options), environment(keys))
         proc.eventually("the vSensor listens", lambda: namespace.listens(port) or not self.running(), timeout_s=20)
         assert self.running(), self.tail()
 

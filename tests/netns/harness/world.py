@@ -106,10 +106,10 @@ class World:
         self._stack.callback(program.close)
         return program
 
-    def start_vsensor(self, host: str = "10.9.0.2", **keys: str) -> VSensor:
+    def start_vsensor(self, host: str = "10.9.0.2", *, options: tuple[str, ...] = (), **keys: str) -> VSensor:
         """`keys`: variables in place of the one key of all tests."""
         more = (keys,) if keys else ()
-        vsensor = VSensor(self.collector, host, PORT, self.store, self._tls, *more)
+        vsensor = VSensor(self.collector, host, PORT, self.store, self._tls, *more, options=options)
         self._stack.callback(vsensor.close)
         return vsensor
 
