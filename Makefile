@@ -3,7 +3,7 @@
 # Debian's python3 is 3.11, the version that pypcap's sdist builds on; another 3.11 can be named: make PYTHON=...
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint bench system system-test clean
+.PHONY: help install run test lint chaos bench system system-test clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,6 +14,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # What pypcap is compiled with, and what the tests drive. dpkg-query decides, so a machine that has them needs no root.
 SYSTEM := gcc libc6-dev libpcap-dev python3-dev python3-venv
 SYSTEM_TEST := ethtool grep iproute2 nftables openssl procps strace tcpdump tcpreplay tshark util-linux
+SYSTEM_BENCH := netcat-openbsd socat zstd
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
@@ -66,8 +67,13 @@ test: lint  ## lint, types, and every test; in a user namespace where there is n
 	  unshare -rnm sh -c 'ip link set lo up && exec $(BIN)/pytest $(PYTEST_ARGS)'; \
 	else $(BIN)/pytest $(PYTEST_ARGS); fi
 
-bench: system-test install  ## what capturing costs beside tcpdump and dumpcap; some minutes, root
+chaos: system-test install $(VENV)/.installed-test  ## outages of a minute each, in place of a quarter; root
+	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/netns/test_outages.py tests/netns/test_kills.py $(PYTEST_ARGS)
+
+bench: system-test install  ## what capturing and forwarding cost beside tcpdump; half an hour, root
+	$(call apt,$(SYSTEM_BENCH))
 	@$(BIN)/python bench/capture.py --lossless
+	@$(BIN)/python bench/forward.py --lossless
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .run build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

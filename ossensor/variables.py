@@ -306,7 +306,7 @@ class Form(BaseSettings):
     )
     compression: Annotated[Policy, BeforeValidator(Policy.parse)] = _variable(
         "OSSENSOR_COMPRESSION",
-        "How batches are compressed (zstd): `auto`, while a sample gains 5 %; or always, at this level.",
+        "How batches are compressed (zstd): `auto`, while a sample shrinks to 1/1.2; or always, at this level.",
         "auto, off, or a level from 1 to 19",
         default="auto",
     )
