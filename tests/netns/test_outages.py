@@ -100,7 +100,8 @@ with socket.create_server(("10.9.0.2", {PORT})) as listener:
 """
 _KINDS = {
     "refused": (_refused, "the vSensor cannot be reached"),
-    "black-holed": (_black_holed, "the vSensor cannot be reached"),
+    # A quarter of a minute of silence may be a slow vSensor: an attempt waits 30 s for its reply.
+    "black-holed": (_black_holed, "the vSensor cannot be reached" if OUTAGE_S > 30 else None),
     "reset": (_reset, "the vSensor cannot be reached"),
     "no TLS": (_no_tls, "the vSensor cannot be reached"),
     "no name": (_no_name, "VSENSOR_HOSTNAME does not resolve"),
@@ -135,7 +136,7 @@ def test_b1_an_outage_loses_nothing_and_the_backlog_is_gone_soon(world: World, f
     assert frames.verdict(range(sent), world.stored_numbers("cap0")) == ""
     assert books["kernel_drops"] == 0
     assert most > 5
-    assert sensor.records(told)
+    assert told is None or sensor.records(told)
     assert _audited(world)[0] == 0
 
 
