@@ -235,7 +235,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         for name, of in result["cpu"].items():
             spread = f"{of['ns']:.0f} ({of['least_ns']:.0f} to {of['most_ns']:.0f})"
             rate = result.get("lossless", {}).get(name, "-")
-            lines.append(f"| {traffic} | {name} | {spread} | {of['s_per_gb']:.2f} | {of['lost']} | {rate} |")
+            named = name.replace("|", "\\|")  # it would be another column
+            lines.append(f"| {traffic} | {named} | {spread} | {of['s_per_gb']:.2f} | {of['lost']} | {rate} |")
     return "\n".join(lines)
 
 
