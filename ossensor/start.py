@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ from . import __version__, logs
 from .configfile import generate
 from .errors import ConfigurationError, Exit, PrivilegeError
 from .settings import Loaded, Settings, load
-from .variables import CA_FILE, CONFIG_PATH, KEY_FILE, KEY_NEXT_FILE
+from .variables import CA_FILE, CONFIG_PATH, KEY_FILE, KEY_NEXT_FILE, SENSOR_NAME, TASK_METADATA
 from .workers import privileges
 from .workers.child import HELD_BACK
 
@@ -53,6 +54,8 @@ def run(environ: Mapping[str, str]) -> Exit:
     except PrivilegeError as e:
         print(f"ossensor: {e}", file=sys.stderr)  # noqa: T201  likewise
         return Exit.PRIVILEGE
+    task = _maybe_task(environ)
+    loaded = _called(loaded, task)
     settings = loaded.settings
     _allow_descriptors()
     multiprocessing.current_process().name = "supervisor"  # what log records and ps call this process
@@ -71,7 +74,7 @@ def run(environ: Mapping[str, str]) -> Exit:
 
     try:
         code = Supervisor(
-            settings, context, listener, _Reload(_anchored(environ, started_in), loaded, started_in)
+            settings, context, listener, _Reload(_anchored(environ, started_in), loaded, started_in, task)
         ).run()
     except Exception:
         # Not by unwinding: multiprocessing would wait for children that wait for us. They die with this process.
@@ -97,10 +100,11 @@ class _Reload:
     A config file that was there and is gone is a fault: without its lists the sensor would capture more than before.
     """
 
-    def __init__(self, environ: Mapping[str, str], loaded: Loaded, folder: str) -> None:
+    def __init__(self, environ: Mapping[str, str], loaded: Loaded, folder: str, task: str | None) -> None:
         self._environ = environ
         self._loaded = loaded
         self._folder = folder
+        self._task = task
 
     def __call__(self) -> Settings:
         path = self._loaded.settings.config_path
@@ -111,7 +115,7 @@ class _Reload:
             # Relative paths in the file mean the folder that we were started in, if we may still enter it.
             with contextlib.suppress(OSError):
                 os.chdir(self._folder)
-            self._loaded = load(self._environ)
+            self._loaded = _called(load(self._environ), self._task)
         except OSError as e:
             raise ConfigurationError([f"{CONFIG_PATH}: {path}: {e.strerror}"]) from e
         finally:
@@ -119,6 +123,22 @@ class _Reload:
         for warning in self._loaded.warnings:
             log.warning(warning)
         return self._loaded.settings
+
+
+def _maybe_task(environ: Mapping[str, str]) -> str | None:
+    """The ECS task that this is part of, where there is one and it can be found out in a second."""
+    if not environ.get(TASK_METADATA):
+        return None
+    from .transport.taskmetadata import maybe_task  # noqa: PLC0415  most machines are no tasks
+
+    return maybe_task(environ[TASK_METADATA])
+
+
+def _called(loaded: Loaded, task: str | None) -> Loaded:
+    """The settings, with the task's id for the sensor's name unless a name was given."""
+    if task is None or loaded.sources[SENSOR_NAME] != "default":
+        return loaded
+    return dataclasses.replace(loaded, settings=dataclasses.replace(loaded.settings, sensor_name=task))
 
 
 def _allow_descriptors() -> None:

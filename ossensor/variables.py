@@ -33,6 +33,8 @@ INCLUDE: Final = "NETWORK_DEVICE_INCLUDELIST"
 CA_FILE: Final = "VSENSOR_CA_FILE"
 CONFIG_PATH: Final = "OSSENSOR_CONFIG_PATH"
 SENSOR_NAME: Final = "OSSENSOR_SENSOR_NAME"
+# Not ours: the ECS agent puts it into every container of a task.
+TASK_METADATA: Final = "ECS_CONTAINER_METADATA_URI_V4"
 BPF: Final = "BPF"
 
 # The names that these variables had in earlier sensors of this kind.
@@ -283,7 +285,7 @@ class Form(BaseSettings):
     )
     sensor_name: Annotated[str, BeforeValidator(_sensor)] = _variable(
         SENSOR_NAME,
-        "The sensor's name at the vSensor. Empty: the host name.",
+        "The sensor's name at the vSensor. Empty: the id of the ECS task, in one, or the host name.",
         "1 to 63 of A-Z a-z 0-9 . _ - beginning with a letter or digit",
     )
     engine: Literal["auto", "ring", "pypcap"] = _variable(

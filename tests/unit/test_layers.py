@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "transport.registration",
         ),
     ),
-    ("capture.*", "transport.connection"),
+    ("capture.*", "transport.connection", "transport.taskmetadata"),
     ("transport.client",),
     ("workers.*",),
     ("spawn", "port"),
@@ -226,7 +226,7 @@ def test_only_two_modules_make_processes() -> None:
 
 def test_only_one_module_speaks_http_as_a_client() -> None:
     http = users("requests", "urllib3", "http.client", "urllib.request", "httpx", "aiohttp")
-    assert http == {"transport.client", "transport.connection"}
+    assert http == {"transport.client", "transport.connection", "transport.taskmetadata"}
 
 
 def test_pickles_are_read_nowhere() -> None:

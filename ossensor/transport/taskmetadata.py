@@ -1,0 +1,66 @@
+"""Which ECS task this is, from the task metadata endpoint, version 4: what a sidecar's sensor is called by default.
+
+Every container of a task has the task's own random host name or none that says anything, but all know an address that
+tells (Amazon ECS developer guide, "task metadata endpoint version 4"). It is asked once, at the start, for a second at
+most: a sensor without a good name is better than none.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+from contextlib import suppress
+from typing import Final
+from urllib.parse import urlsplit
+
+from .protocol import sensor_name_ok
+
+# The document of a task with ten containers, the most that there may be, has some 30 KiB.
+_MOST_BYTES: Final = 256 << 10
+_LIMIT_S: Final = 1.0
+
+
+def maybe_name(document: bytes) -> str | None:
+    """The task's id, the end of its ARN, if the document is one of a task and the id can name a sensor."""
+    try:
+        values = json.loads(document)
+    except (ValueError, RecursionError):
+        return None
+    arn = values.get("TaskARN") if isinstance(values, dict) else None
+    name = arn.rpartition("/")[2] if isinstance(arn, str) else ""
+    return name if sensor_name_ok(name) else None
+
+
+def maybe_task(uri: str, limit_s: float = _LIMIT_S) -> str | None:
+    """The id of the task that the endpoint at this address tells of; None for whatever else is there, or nothing."""
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if parts.scheme != "http" or host is None:
+        return None
+    connection = http.client.HTTPConnection(host, port, timeout=limit_s)
+    # The time limit of a socket is for each read; who answers in drips would be waited for.
+    deadline = threading.Timer(limit_s, _hang_up, [connection])
+    deadline.start()
+    try:
+        connection.request("GET", parts.path.rstrip("/") + "/task")
+        response = connection.getresponse()
+        document = response.read(_MOST_BYTES + 1) if response.status == 200 else b""
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        deadline.cancel()
+        connection.close()
+        deadline.join()  # no thread is left when the supervisor forks
+    return maybe_name(document) if len(document) <= _MOST_BYTES else None
+
+
+def _hang_up(connection: http.client.HTTPConnection) -> None:
+    sock = connection.sock
+    if sock is not None:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
