@@ -117,7 +117,7 @@ def dumpcap(link: Link) -> Any:
 def worker(link: Link, engine_name: str) -> Iterator[Running]:
     """The product's worker, with a consumer on the other core that settles each batch at once, as an uploader would."""
     share = Share(RING_MB << 20, _BUFFER_MB << 20)
-    region = Region.create(share.slots, share.slot_bytes)
+    region = Region.within(share.buffer_bytes, share.slots)
     pipes = Pipes.create()
     heartbeat = Heartbeat()
     in_namespace = os.open(f"/run/netns/{link.reader}", os.O_RDONLY)

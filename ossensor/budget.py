@@ -46,13 +46,13 @@ class Share:
         return (self.ring_bytes + self.buffer_bytes) // _MB
 
     @property
-    def slot_bytes(self) -> int:
-        """How large a batch may grow: whole MiB, 1 to 4. How large it does grow follows the load."""
-        return min(_SLOT_MAX_BYTES, max(_SLOT_MIN_BYTES, self.buffer_bytes // _SLOTS // _MB * _MB))
-
-    @property
     def slots(self) -> int:
-        return self.buffer_bytes // self.slot_bytes
+        """Into how many the buffer is divided, so that each is 1 to 4 MiB, less its part of the control page.
+
+        That is how large a batch may grow. How large it does grow follows the load.
+        """
+        slot_bytes = min(_SLOT_MAX_BYTES, max(_SLOT_MIN_BYTES, self.buffer_bytes // _SLOTS // _MB * _MB))
+        return self.buffer_bytes // slot_bytes
 
 
 class Budget:

@@ -79,7 +79,7 @@ class Port:
         self.retiring: Reason | None = None
         self.pipes = Pipes.create()
         try:
-            self.region = Region.create(share.slots, share.slot_bytes)
+            self.region = Region.within(share.buffer_bytes, share.slots)
         except OSError:
             self.pipes.close()
             raise

@@ -9,9 +9,7 @@ full at the start (a late SIGBUS is not an error message).
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import mmap
 import os
 import struct
 from collections.abc import Mapping
@@ -19,12 +17,12 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 from .accounting import SUPERVISOR_REASONS, UPLOADER_REASONS, Reason
+from .mapping import Mapping as Memory
 
 _MAGIC: Final = 0x31544F4C534F  # "OSLOT1"
 _CONTROL_BYTES: Final = 4096
 _HEADER_BYTES: Final = 128
 _WORD: Final = 8
-_MADV_POPULATE_WRITE: Final = 23  # asm-generic/mman-common.h
 # Where the control page holds the text of the user's filter, which every section names.
 _FILTER_AT: Final = 1024
 _FILTER_BYTES: Final = _CONTROL_BYTES - _FILTER_AT
@@ -107,19 +105,29 @@ class Region:
     def __init__(self, fd: int) -> None:
         """Maps an existing region, which stays the caller's to close."""
         self.fd = fd
-        self._map = mmap.mmap(fd, 0)
-        self._words = memoryview(self._map).cast("Q")
+        self._memory = Memory(fd)
+        self._bytes = self._memory.view
+        self._words = self._bytes.cast("Q")
         if self._words[Control.MAGIC] != _MAGIC:
             raise ValueError("the descriptor is no slot region")
         self.count = self._words[Control.COUNT]
         self.slot_bytes = self._words[Control.SLOT_BYTES]
-        if self.size(self.count, self.slot_bytes) != len(self._map):
+        if self.size(self.count, self.slot_bytes) != len(self._bytes):
             raise ValueError("the slot region's size contradicts its control page")
         self._slots_at = _slots_offset(self.count)
 
     @staticmethod
     def size(count: int, slot_bytes: int) -> int:
         return _slots_offset(count) + count * slot_bytes
+
+    @classmethod
+    def within(cls, total_bytes: int, count: int) -> Region:
+        """A new region of not more than that, control page and headers included. Errors as in `create`.
+
+        Exactly that where it divides: a length of whole huge pages is what the kernel aligns a mapping for.
+        """
+        slot_bytes = (total_bytes - _slots_offset(count)) // count
+        return cls.create(count, slot_bytes - slot_bytes % _WORD)
 
     @classmethod
     def create(cls, count: int, slot_bytes: int) -> Region:
@@ -130,10 +138,12 @@ class Region:
             os.posix_fallocate(fd, 0, size)
             os.pwrite(fd, struct.pack("<QQQ", _MAGIC, count, slot_bytes), 0)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            return cls(fd)
+            region = cls(fd)
         except BaseException:
             os.close(fd)
             raise
+        region._memory.collapse()
+        return region
 
     def populate(self, slot: int) -> None:
         """Enters the slot's pages into this process's page table: a fork does not copy that for shared memory.
@@ -141,10 +151,7 @@ class Region:
         Without it the first pass through the slot takes a page fault every 4 KiB, while packets arrive.
         """
         start = self._slots_at + slot * self.slot_bytes
-        first = start - start % mmap.PAGESIZE
-        # EINVAL: a kernel before 5.14 does not know it, and then faults as it goes.
-        with contextlib.suppress(OSError):
-            self._map.madvise(_MADV_POPULATE_WRITE, first, start + self.slot_bytes - first)
+        self._memory.populate(start, start + self.slot_bytes)
 
     def control(self, word: int) -> int:
         return self._words[word]
@@ -161,21 +168,19 @@ class Region:
     def set_headers(self, slot: int, first_word: int, *values: int) -> None:
         """Consecutive words, at a third of the price; in no order, so not those that a successor reads a story from."""
         at = _CONTROL_BYTES + slot * _HEADER_BYTES + first_word * _WORD
-        struct.pack_into(f"={len(values)}Q", self._map, at, *values)
+        struct.pack_into(f"={len(values)}Q", self._bytes, at, *values)
 
     def state(self, slot: int) -> int:
         return self.header(slot, Header.STATE)
 
     def slot(self, slot: int) -> memoryview:
         start = self._slots_at + slot * self.slot_bytes
-        return memoryview(self._map)[start : start + self.slot_bytes]
+        return self._bytes[start : start + self.slot_bytes]
 
     def close(self) -> None:
         """Unmaps. Views handed out must be gone; one that is not keeps the mapping, which then dies with it."""
         self._words.release()
-        # BufferError: a sender thread still holds a slice; the garbage collector unmaps after it.
-        with contextlib.suppress(BufferError):
-            self._map.close()
+        self._memory.close()
 
     def in_flight(self) -> int:
         """Packets committed to slots and not settled. Exact once worker and uploader stand still, or are dead."""
@@ -254,7 +259,7 @@ class Region:
         data = text.encode("utf-8", "replace")[:_FILTER_BYTES]
         version = self.control(Control.FILTER_VERSION)
         self.set_control(Control.FILTER_VERSION, version + 1)
-        self._map[_FILTER_AT : _FILTER_AT + len(data)] = data
+        self._bytes[_FILTER_AT : _FILTER_AT + len(data)] = data
         self.set_control(Control.FILTER_LENGTH, len(data))
         self.set_control(Control.FILTER_VERSION, version + 2)
 
@@ -264,7 +269,7 @@ class Region:
 
     def filter_text(self) -> str:
         length = min(self.control(Control.FILTER_LENGTH), _FILTER_BYTES)
-        return self._map[_FILTER_AT : _FILTER_AT + length].decode("utf-8", "replace")
+        return str(self._bytes[_FILTER_AT : _FILTER_AT + length], "utf-8", "replace")
 
     def kernel_counts(self) -> tuple[int, int]:
         return self.control(Control.RECEIVED), self.control(Control.KERNEL_DROPS)
@@ -277,4 +282,4 @@ def is_settle_word(word: int) -> bool:
 
 def _slots_offset(count: int) -> int:
     headers_end = _CONTROL_BYTES + count * _HEADER_BYTES
-    return -(-headers_end // mmap.PAGESIZE) * mmap.PAGESIZE
+    return -(-headers_end // _CONTROL_BYTES) * _CONTROL_BYTES

@@ -16,7 +16,7 @@ ROOT = Path(ossensor.__file__).parent
 
 # From the bottom up. A module may import those of its own layer, as long as there is no circle, and of all below.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "errors", "ratelimit", "backoff", "durable", "pcapng", "ere", "transport.protocol"),
+    ("", "errors", "ratelimit", "backoff", "durable", "mapping", "pcapng", "ere", "transport.protocol"),
     (
         *("accounting", "filters", "children", "interfaces", "variables", "settings", "configfile"),
         *("logs", "childlog", "spoolfile", "control", "region", "slots", "netlink", "complaints", "outages", "budget"),

@@ -1,0 +1,96 @@
+"""Shared memory that can be of huge pages: where it lies, how long it stays, what it is made of."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ossensor.mapping import Mapping
+from ossensor.region import Region
+
+MB = 1 << 20
+
+
+@pytest.fixture
+def fd() -> Iterator[int]:
+    made = os.memfd_create("mapping-test")
+    os.posix_fallocate(made, 0, 4 * MB)
+    yield made
+    os.close(made)
+
+
+def mapped() -> list[str]:
+    return [line for line in Path("/proc/self/maps").read_text().splitlines() if "mapping-test" in line]
+
+
+def test_it_lies_where_a_huge_page_fits(fd: int) -> None:
+    address = ctypes.addressof(ctypes.c_char.from_buffer(Mapping(fd).view))
+
+    assert address % (2 * MB) == 0
+
+
+def test_of_what_was_reserved_for_it_nothing_stays_mapped(fd: int) -> None:
+    mapping = Mapping(fd)
+
+    (line,) = mapped()
+    first, last = (int(n, 16) for n in re.findall(r"^(\w+)-(\w+)", line)[0])
+
+    assert last - first == len(mapping.view) == 4 * MB
+
+
+def test_two_mappings_of_a_file_are_one_memory(fd: int) -> None:
+    one, other = Mapping(fd), Mapping(fd)
+
+    one.view[4 * MB - 1] = 7
+    one.collapse()
+
+    assert other.view[4 * MB - 1] == 7
+
+
+def test_a_slice_keeps_the_memory_and_it_goes_with_the_last_one(fd: int) -> None:
+    mapping = Mapping(fd)
+    mapping.view[MB] = 9
+    piece = mapping.view[MB : MB + 1]
+    mapping.close()
+    del mapping
+    gc.collect()
+
+    assert (piece[0], len(mapped())) == (9, 1)
+
+    del piece
+    gc.collect()
+    assert mapped() == []
+
+
+def test_a_file_that_cannot_be_mapped_says_so_and_leaves_nothing_reserved(fd: int) -> None:
+    only_to_read = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+    before = Path("/proc/self/maps").read_text().count("\n")
+
+    with pytest.raises(PermissionError):
+        Mapping(only_to_read)
+
+    assert Path("/proc/self/maps").read_text().count("\n") == before
+    os.close(only_to_read)
+
+
+def test_slots_are_on_huge_pages_where_the_kernel_has_them_and_fill_the_buffer_exactly(fd: int) -> None:
+    if not Mapping(fd).collapse():
+        pytest.skip("the kernel makes no huge pages of shared memory (Linux before 6.1, or none are free)")
+    region = Region.within(32 * MB, 8)
+    try:
+        for slot in range(region.count):
+            region.populate(slot)
+        smaps = Path("/proc/self/smaps").read_text()
+        (mine,) = [part for part in smaps.split("VmFlags") if "ossensor-slots" in part and " 32768 kB" in part]
+
+        assert os.fstat(region.fd).st_size == 32 * MB
+        assert re.findall(r"ShmemPmdMapped: *(\d+) kB", mine) == ["32768"]
+    finally:
+        region.close()
+        os.close(region.fd)
