@@ -1,6 +1,8 @@
 """What requests and urllib3 are bent to: a literal address, a context of ours, no redirects, no environment.
 
-`trust_env` is off: with it, REQUESTS_CA_BUNDLE of the environment overrides the verification asked for here.
+The adapter alone is used, without a session: that would let REQUESTS_CA_BUNDLE of the environment override the
+verification asked for here, and would look up a redirect's next request even where it is not to follow it, for which it
+reads and unpacks the whole body, whatever a stranger sends.
 """
 
 from __future__ import annotations
@@ -9,25 +11,9 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-import requests
 import requests.adapters
 import urllib3
 import urllib3.connection
-
-
-class Session(requests.Session):
-    """Without redirects.
-
-    `allow_redirects=False` looks the next request up all the same, and for that reads and unpacks the whole body,
-    whatever a stranger sends.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trust_env = False
-
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
-        return None
 
 
 class PinError(ssl.SSLError):
