@@ -183,7 +183,7 @@ class Gate:
         # A sensor whose clock runs ahead may have signed "after" our start a request that our predecessor stored; a
         # replay of that is admitted here and then found in the index: nothing is stored twice.
         self._stale_to_s = int(started_s)
-        self._replay = replay or Replay()
+        self._replay = Replay() if replay is None else replay  # an empty one is false
 
     def judge(self, head: Head, authentic: Authentic, now_s: float) -> Upload | Outcome:
         """What to receive, or the outcome to sign. The nonce is used up unless it is the outcome's cause."""
