@@ -3,7 +3,7 @@
 Invariant: nothing about a request that the key did not sign is told to anyone, and nothing but its signature is
 judged before the signature is good. Whatever fails there raises RefusedError, and the peer gets one reply for all.
 
-Order: syntax, known key, MAC, meaning and size, time window, replay. Syntax comes before the MAC because the library
+Order: syntax, known key, MAC, meaning, time window, replay. Syntax comes before the MAC because the library
 joins repeated fields into one value: two spellings of a request must not verify as the same request. Meaning comes
 after it because the answer is signed and permanent, which only a holder of the key may learn.
 """
@@ -24,8 +24,6 @@ from ossensor.transport.protocol import (
     FIELD_FLOOR,
     FIELD_PACKETS,
     FIELD_PREFIX,
-    MAX_BODY_BYTES,
-    MAX_CONTROL_BYTES,
     TAG_DATA,
     Account,
     BatchId,
@@ -175,7 +173,7 @@ def _meaning(head: Head, authentic: Authentic) -> Upload:
 
 
 class Gate:
-    """Judges authentic requests by meaning, size, time and nonce."""
+    """Judges authentic requests by meaning, time and nonce."""
 
     def __init__(self, started_s: float, replay: Replay | None = None) -> None:
         # The memory of nonces is empty after a restart, so whatever was signed before it is refused. Whole seconds:
@@ -191,8 +189,6 @@ class Gate:
             upload = _meaning(head, authentic)
         except MalformedError:
             return Outcome.MALFORMED
-        if authentic.content_bytes > MAX_BODY_BYTES:
-            return Outcome.TOO_LARGE
         return self._refusal(upload.batch.stream.sensor, authentic, now_s) or upload
 
     def judge_registration(self, head: Head, authentic: Authentic, now_s: float) -> Outcome:
@@ -203,8 +199,6 @@ class Gate:
             return Outcome.MALFORMED
         if head.query or authentic.request.headers.get("content-type") != CONTROL_TYPE or sensor in RESERVED_SENSORS:
             return Outcome.MALFORMED
-        if authentic.content_bytes > MAX_CONTROL_BYTES:
-            return Outcome.TOO_LARGE
         return self._refusal(sensor, authentic, now_s) or Outcome.REGISTERED
 
     def _refusal(self, sensor: str, authentic: Authentic, now_s: float) -> Outcome | None:
