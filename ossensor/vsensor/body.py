@@ -8,8 +8,6 @@ from typing import Final
 
 from starlette.types import Receive
 
-from ossensor.transport.protocol import MAX_BODY_BYTES
-
 # Between two pieces, and for the whole: a peer may be slow, not stuck, and not slow for ever.
 PAUSE_S: Final = 30.0
 TOTAL_S: Final = 300.0
@@ -42,13 +40,10 @@ class Body:
             end += len(piece)
         return data, hasher.digest()
 
-    async def discard(self) -> bool:
-        """Reads and drops what has not been read. False, at once, when that is more than an honest body has."""
-        if self._length > MAX_BODY_BYTES:
-            return False
+    async def discard(self) -> None:
+        """Reads and drops what has not been read. Raises GoneError."""
         while not self._ended:
             await self._piece()
-        return True
 
     async def _piece(self) -> bytes:
         now_s = asyncio.get_running_loop().time()

@@ -24,6 +24,8 @@ from ossensor.transport.protocol import (
     FIELD_CERTIFICATE,
     FIELD_OUTCOME,
     FIELD_TIME,
+    MAX_BODY_BYTES,
+    MAX_CONTROL_BYTES,
     TAG_CONTROL,
     TAG_CONTROL_REPLY,
     TAG_DATA_REPLY,
@@ -109,24 +111,28 @@ class Collector:
 
     async def put_batch(self, request: Request) -> Response:
         """One batch: authentic, fresh, whole, well formed, in its turn, stored."""
-        return await self._take(request, self._answer)
+        return await self._take(request, self._answer, MAX_BODY_BYTES)
 
     async def post_registration(self, request: Request) -> Response:
         """Who asks is told, signed, which certificate is ours; see transport/registration.py."""
-        return await self._take(request, self._register)
+        return await self._take(request, self._register, MAX_CONTROL_BYTES)
 
-    async def _take(self, request: Request, answer: Callable[[verify.Head, Body], Awaitable[Response]]) -> Response:
+    async def _take(
+        self, request: Request, answer: Callable[[verify.Head, Body], Awaitable[Response]], most_bytes: int
+    ) -> Response:
         head = _head(request)
         content_bytes = verify.content_bytes(head)
         if content_bytes is None:
             return _closing(411)
+        if content_bytes > most_bytes:
+            # Unsigned, as the length is: a signed "too large" is for good, and a digit altered on its way would do.
+            return _closing(413)
         body = Body(request.receive, content_bytes, self._body_pause_s)
         try:
             reply = await answer(head, body)
             # A reply before the end of the body is lost when the peer, still sending, gets a reset for an answer. So
-            # the rest is read and thrown away, up to what an honest sensor sends.
-            if not await body.discard():
-                reply.headers["Connection"] = "close"
+            # the rest is read and thrown away.
+            await body.discard()
         except GoneError:
             self.tally["gone"] += 1
             return _closing(408)

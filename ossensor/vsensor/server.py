@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Final
 import uvicorn
 
 from ossensor.errors import Exit
+from ossensor.steady import steady_clock
 from ossensor.transport.protocol import Welcome
 from ossensor.transport.signing import Key
 
@@ -46,17 +46,6 @@ class Settings:
     durable: bool
     rotate_bytes: int
     packet_filter: str = ""  # what every sensor is asked to narrow its capture by
-
-
-def steady_clock() -> Callable[[], float]:
-    """Unix time that never runs backwards: the wall clock at this call, and from then on the time since boot.
-
-    A wall clock set back would make signatures valid again whose nonces were forgotten. Sensors learn from replies
-    what time it is here, so being steady is worth more than being right. CLOCK_BOOTTIME is slewed by NTP, so it keeps
-    pace, and it counts while the machine is suspended.
-    """
-    offset_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return lambda: offset_s + time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Server(uvicorn.Server):

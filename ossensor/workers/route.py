@@ -15,7 +15,6 @@ import secrets
 import socket
 import ssl
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from ossensor.complaints import Complaints
 from ossensor.errors import Exit
 from ossensor.filters import Flow
 from ossensor.logs import SEND, fields
+from ossensor.steady import steady_clock
 from ossensor.transport.client import Client, Proof, Stamp
 from ossensor.transport.endpoint import Endpoint, State
 from ossensor.transport.registration import Question
@@ -85,6 +85,9 @@ class Route:
         self._proof: Proof | None = None  # of the address in use
         self._nonce_run = secrets.token_hex(16)
         self._nonce_count = 0
+        # Not the wall clock: four requests are signed while the first that was refused comes back, so each time it is
+        # set, four would be refused.
+        self._clock = steady_clock()
         self._clock_offset_s = 0
         self.proving_since_s: float | None = None
 
@@ -150,7 +153,7 @@ class Route:
 
     def _vsensor_time_s(self) -> int:
         """As far as it has told us."""
-        return int(time.time()) + self._clock_offset_s
+        return int(self._clock()) + self._clock_offset_s
 
     def resolved(self, addresses: Addresses, now_s: float) -> None:
         if not addresses.found:
@@ -174,7 +177,7 @@ class Route:
 
     def learn_time(self, vsensor_time_s: int) -> None:
         """Only a signed reply may move our idea of the time, and only the offset: the clock stays its owner's."""
-        offset_s = vsensor_time_s - int(time.time())
+        offset_s = vsensor_time_s - int(self._clock())
         if abs(offset_s - self._clock_offset_s) > 1:
             self._clock_offset_s = offset_s
             self.complaints.say("the clocks differ; signing by the vSensor's", offset_s=offset_s)

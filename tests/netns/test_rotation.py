@@ -44,3 +44,25 @@ def test_a_key_is_changed_without_a_gap_and_the_old_one_is_dead_afterwards(world
 
     assert world.stored_numbers("cap0") == stored
     assert not [line for line in (*sensor.lines, *vsensor.lines) if NEXT in line]
+
+
+def test_e2_a_sensor_with_a_wrong_key_is_refused_again_and_again_and_no_process_of_it_is_restarted(
+    world: World,
+) -> None:
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0", changes={"VSENSOR_HMAC_KEY": KEY[:-1], "OSSENSOR_DEBUG": "2"})
+    before = proc.tree(sensor.pid)
+    world.send("cap0", 100)
+
+    def refusals() -> set[str]:
+        return {record["time"] for record in sensor.records("registration") if "status 401" in record["answer"]}
+
+    proc.eventually("refusals", lambda: len(refusals()) >= 5, timeout_s=60)
+    after = proc.tree(sensor.pid)
+    assert sensor.terminate()[0] == 0
+
+    assert (len(before), after) == (3, before)
+    assert world.interfaces_stored() == set()
+    counts = "received=100 kernel_drops=0 delivered=0 in_flight=0 shutdown=100 (balanced)"
+    assert [line for line in sensor.lines if f"books closed: {counts}" in line]

@@ -16,7 +16,7 @@ ROOT = Path(ossensor.__file__).parent
 
 # From the bottom up. A module may import those of its own layer, as long as there is no circle, and of all below.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "errors", "ratelimit", "backoff", "durable", "mapping", "pcapng", "ere", "transport.protocol"),
+    ("", "errors", "ratelimit", "backoff", "durable", "steady", "mapping", "pcapng", "ere", "transport.protocol"),
     (
         *("accounting", "filters", "children", "interfaces", "variables", "settings", "configfile"),
         *("logs", "childlog", "spoolfile", "control", "region", "slots", "netlink", "complaints", "outages", "budget"),
@@ -43,7 +43,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 BARE_PACKAGES = {"transport", "capture", "workers", "vsensor"}
 
 VSENSOR_MAY_IMPORT = {
-    *("", "errors", "logs", "backoff", "durable", "pcapng", "settings", "transport.signing", "transport.protocol"),
+    *(
+        "",
+        "errors",
+        "logs",
+        "backoff",
+        "durable",
+        "steady",
+        "pcapng",
+        "settings",
+        "transport.signing",
+        "transport.protocol",
+    ),
     *BARE_PACKAGES - {"workers", "capture"},
 }
 # Where the command line enters the vSensor.

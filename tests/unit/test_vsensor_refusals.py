@@ -122,6 +122,8 @@ ALTERED: dict[str, Callable[[Message], object]] = {
     "path: not UTF-8": swap("eth0", "%ff"),
     "path: malformed sensor": swap("sensor-1", "..."),
     "query added": swap("batches/0", "batches/0?x=1"),
+    "fragment added": swap("batches/0", "batches/0#"),
+    "fragment added behind an empty query": swap("batches/0", "batches/0?#x"),
     "host: other name": put("Host", "vsensor.example"),
     "host: other port": put("Host", "127.0.0.1:1"),
     "host: user before it": lambda m: m.set("Host", "x@" + m.get("host")),

@@ -88,7 +88,6 @@ def test_a_body_that_is_not_the_signed_one_is_altered(server: Running) -> None:
         ({"target": registration_path("sensor-1") + "?x=1"}, Outcome.MALFORMED),
         ({"target": registration_path(".hidden")}, Outcome.MALFORMED),
         ({"target": registration_path("tls")}, Outcome.MALFORMED),  # a folder of the store's own
-        ({"body": bytes(MAX_CONTROL_BYTES + 1)}, Outcome.TOO_LARGE),
         ({"body": bytes(MAX_CONTROL_BYTES)}, Outcome.REGISTERED),
     ],
 )
