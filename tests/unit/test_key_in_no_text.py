@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from called_collector import head_of
-from test_vsensor_kit import NOW_S, Signer
+from test_vsensor_kit import NOW_S, Signer, posing
 
 from ossensor.errors import Exit
 from ossensor.settings import load
@@ -84,12 +84,8 @@ def _of_another_key() -> None:
 
 
 def _under_its_name() -> None:
-    class Posing(Key):
-        @property
-        def id(self) -> str:
-            return KEY.id
-
-    authenticate(head_of(Signer("vsensor.test", key=Posing(SECRET[::-1].encode())).message()), {KEY.id: KEY})
+    key = posing(SECRET[::-1].encode(), KEY.id)
+    authenticate(head_of(Signer("vsensor.test", key=key).message()), {KEY.id: KEY})
 
 
 def _altered() -> None:
@@ -123,7 +119,7 @@ def test_e9_a_bug_while_the_key_is_in_hand_prints_no_value_of_it(
     def broken(*_: object, **__: object) -> bytes:
         raise TypeError
 
-    monkeypatch.setattr("http_message_signatures.algorithms.HMAC_SHA256.sign", broken)
+    monkeypatch.setattr("ossensor.transport.signing.hmac.digest", broken)
     client = Client("vsensor.test", 443, ssl.create_default_context(), "x")
     pid = os.fork()
     if not pid:

@@ -15,7 +15,7 @@ from typing import Any
 
 import http_sf
 import pytest
-from test_vsensor_kit import EPOCH, KEY, NOW_S, RUN, Answer, Message, Running, Signer, payload, rows
+from test_vsensor_kit import EPOCH, KEY, NOW_S, RUN, Answer, Message, Running, Signer, payload, posing, rows
 from test_vsensor_kit import section as make_section
 
 from ossensor.transport.protocol import (
@@ -212,12 +212,8 @@ def test_an_altered_request_gets_the_one_unsigned_401(server: Running, name: str
 def test_a_request_signed_with_another_key_gets_the_one_unsigned_401(
     server: Running, secret: bytes, *, own_id: bool
 ) -> None:
-    class Posing(Key):
-        @property
-        def id(self) -> str:
-            return super().id if own_id else KEY.id
-
-    message = Signer(server.authority, key=Posing(secret)).message()
+    key = Key(secret) if own_id else posing(secret, KEY.id)
+    message = Signer(server.authority, key=key).message()
 
     assert view(server.wire.send(message)) == BARE_401
 
