@@ -16,7 +16,6 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any, Final, NamedTuple, cast
 
 import requests
@@ -34,15 +33,6 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _REPLY_TIMEOUT_S: Final = 30.0
 _MAX_REPLY_BYTES: Final = 64 << 10
 _TCP_INFO_BYTES: Final = 128  # up to and with tcpi_bytes_acked, since Linux 4.1
-
-
-class Kind(Enum):
-    """What an attempt came to."""
-
-    ACKNOWLEDGED = auto()
-    REFUSED = auto()  # signed and permanent: the batch is dropped and counted
-    AGAIN = auto()  # signed and passing: the vSensor is there, this attempt was not good
-    NO_ANSWER = auto()  # nothing that bears the vSensor's signature
 
 
 _NO_ACCOUNT: Final = protocol.Account()
@@ -78,14 +68,13 @@ class Result:
     """How it went."""
 
     job: Job
-    kind: Kind
     detail: str
     elapsed_s: float
-    outcome: Outcome | None = None
+    outcome: Outcome | None = None  # None: nothing came back that bears the vSensor's signature
     wire_bytes: int = 0
     vsensor_time_s: int | None = None
     retry_after_s: float = 0.0
-    trouble: str = ""  # NO_ANSWER: what to do about it, in words
+    trouble: str = ""  # without an outcome: what to do about it, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +142,8 @@ class Client:
         """Makes the attempt. Never raises for what a peer or a network does."""
         started_s = clock()
 
-        def result(kind: Kind, detail: str, **more: Any) -> Result:
-            return Result(job, kind, detail, clock() - started_s, **more)
+        def result(detail: str, **more: Any) -> Result:
+            return Result(job, detail, clock() - started_s, **more)
 
         if job.stamp.pin != self._pin:
             self.close()
@@ -164,7 +153,7 @@ class Client:
         try:
             reply, content = self._exchange(request, job.stamp.address, body)
         except _NoAnswerError as e:
-            return result(Kind.NO_ANSWER, e.detail, trouble=e.trouble)
+            return result(e.detail, trouble=e.trouble)
         return self._judge(reply, content, body, job.stamp.key, result)
 
     def prove(self, question: Question) -> Proof:
@@ -264,10 +253,8 @@ class Client:
         except (RefusedError, MalformedError, KeyError, ValueError) as e:
             self.close()
             detail, trouble = _not_signed(reply.status_code, e)
-            return result(Kind.NO_ANSWER, detail, retry_after_s=retry_after_s, trouble=trouble)
-        given_up = Kind.REFUSED if outcome.permanent else Kind.AGAIN
+            return result(detail, retry_after_s=retry_after_s, trouble=trouble)
         return result(
-            Kind.ACKNOWLEDGED if outcome.acknowledged else given_up,
             f"{reply.status_code} {outcome.value}",
             outcome=outcome,
             wire_bytes=len(body),

@@ -14,8 +14,8 @@ from typing import Final
 
 from ossensor.filters import Flow
 
-_BASE_S: Final = 0.1
-_CAP_S: Final = 30.0
+from . import retry
+
 # A vSensor that was restarted, or another one behind the name, may ask for something else (protocol.Welcome), and
 # connections that are replaced in silence tell nobody. A minute of an old filter does no harm, nor a small request.
 _PROOF_LASTS_S: Final = 60.0
@@ -154,10 +154,8 @@ class Endpoint:
             self._exhausted(now_s, retry_after_s)
 
     def _exhausted(self, now_s: float, retry_after_s: float) -> None:
-        # Full jitter: a fleet that lost its vSensor at one moment must not come back at one moment.
-        ceiling = min(_CAP_S, _BASE_S * 2.0**self._failures)
-        self._failures = min(self._failures + 1, 30)
-        self._not_before_s = now_s + max(self._rng.uniform(0.0, ceiling), min(retry_after_s, _CAP_S))
+        self._not_before_s = now_s + retry.elsewhere_s(self._failures, retry_after_s, self._rng)
+        self._failures += 1
         self._step(Event.EXHAUSTED)
 
     def hurry(self) -> None:

@@ -198,17 +198,8 @@ def packet_filter_ok(text: object) -> TypeGuard[str]:
     return isinstance(text, str) and len(text) <= MAX_FILTER_CHARACTERS and text.isascii() and text.isprintable()
 
 
-class _Rule(NamedTuple):
-    status: int
-    permanent: bool
-
-
 class Outcome(Enum):
-    """What a signed reply says of a request, with its status and whether trying again can help.
-
-    Permanent outcomes are the only ones after which a sensor gives a batch up, and only when the reply is signed: an
-    unsigned refusal may be anybody's.
-    """
+    """What a signed reply says of a request. What a sensor makes of it is in retry.py."""
 
     STORED = "stored"
     PRESENT = "present"
@@ -224,11 +215,7 @@ class Outcome(Enum):
 
     @property
     def status(self) -> int:
-        return _RULES[self].status
-
-    @property
-    def permanent(self) -> bool:
-        return _RULES[self].permanent
+        return _STATUS[self]
 
     @property
     def acknowledged(self) -> bool:
@@ -236,16 +223,16 @@ class Outcome(Enum):
         return self in {Outcome.STORED, Outcome.PRESENT}
 
 
-_RULES: Final = {
-    Outcome.STORED: _Rule(201, permanent=False),
-    Outcome.PRESENT: _Rule(200, permanent=False),
-    Outcome.REGISTERED: _Rule(200, permanent=False),
-    Outcome.MALFORMED: _Rule(422, permanent=True),
-    Outcome.TOO_LARGE: _Rule(413, permanent=True),
-    Outcome.STALE: _Rule(401, permanent=False),  # heals itself: the reply carries the vSensor's clock
-    Outcome.REPLAYED: _Rule(401, permanent=False),  # a retry is signed afresh, with a new nonce
-    Outcome.ALTERED: _Rule(400, permanent=False),  # the body was damaged on its way
-    Outcome.OUT_OF_ORDER: _Rule(425, permanent=False),  # RFC 8470 "Too Early": a predecessor has not arrived
-    Outcome.BUSY: _Rule(503, permanent=False),
-    Outcome.STORE_FAILED: _Rule(507, permanent=False),
+_STATUS: Final = {
+    Outcome.STORED: 201,
+    Outcome.PRESENT: 200,
+    Outcome.REGISTERED: 200,
+    Outcome.MALFORMED: 422,
+    Outcome.TOO_LARGE: 413,
+    Outcome.STALE: 401,
+    Outcome.REPLAYED: 401,
+    Outcome.ALTERED: 400,
+    Outcome.OUT_OF_ORDER: 425,  # RFC 8470 "Too Early": a predecessor has not arrived
+    Outcome.BUSY: 503,
+    Outcome.STORE_FAILED: 507,
 }

@@ -29,9 +29,11 @@ from ossensor.logs import SEND, fields
 from ossensor.region import Region
 from ossensor.slots import Consumer
 from ossensor.spoolfile import Spooled
-from ossensor.transport.client import Client, Job, Kind, Proof, Result
+from ossensor.transport import retry
+from ossensor.transport.client import Client, Job, Proof, Result
 from ossensor.transport.compression import Advice
 from ossensor.transport.protocol import BatchId, Outcome, Stream
+from ossensor.transport.retry import Next
 from ossensor.transport.window import Window
 
 from .child import HEARTBEAT_S, Heartbeat, Signals
@@ -55,10 +57,6 @@ SENDERS: Final = 4
 SECTION_BYTES: Final = 1 << 20
 # The vSensor holds a batch that overtook its predecessor for two seconds; a line of four never waits on itself.
 _IN_FLIGHT_PER_STREAM: Final = 4
-# A signed "not now" is not a reason to suspect the line: the batch alone waits a little.
-_AGAIN_S: Final = 0.2
-# Retry-After is not signed: whoever stands in between may ask for any time, and gets the longest back-off of ours.
-_AGAIN_MAX_S: Final = 30.0
 # The drain ends early when nothing moved for this long: a vSensor that is not there keeps nobody waiting, and with the
 # workers' drain before it the whole stop stays under five seconds.
 _DRAIN_PATIENCE_S: Final = 2.5
@@ -272,7 +270,8 @@ class Uploader:
             ),
         )
         now_s = time.monotonic()
-        if result.kind is Kind.NO_ANSWER:
+        follows = retry.rule(result.outcome)
+        if follows.next is Next.ELSEWHERE:
             where = {"host": self._plan.to.host, "address": job.stamp.address}
             self._route.complaints.say(result.trouble, **where, why=result.detail)
             self._answered = False
@@ -283,29 +282,25 @@ class Uploader:
             self._answered = True
             log.info("the vSensor answers", extra=fields(host=self._plan.to.host, address=job.stamp.address))
         self._endpoint.succeeded(job.stamp.generation)
-        if result.kind is Kind.AGAIN:
-            self._again(result, stream, now_s)
+        if follows.next is Next.AGAIN:
+            self._again(result, follows.trouble, stream, now_s)
             return
         if job.compress and result.wire_bytes:
             self._advice(item).learn(len(job.section), result.wire_bytes)
-        self._settle(result, stream, item)
+        self._settle(result, follows.reason, stream, item)
 
-    def _again(self, result: Result, stream: str, now_s: float) -> None:
+    def _again(self, result: Result, trouble: str, stream: str, now_s: float) -> None:
         self._moved()  # it is there, and speaks
         if result.outcome is Outcome.STALE and result.vsensor_time_s is not None:
             # A vSensor that has just started calls everything signed before that stale, with no offset at all.
             self._route.learn_time(result.vsensor_time_s)
-        elif result.outcome is not Outcome.OUT_OF_ORDER:
-            self._route.complaints.say("the vSensor cannot take a batch now", answer=result.detail)
-        self._window.fail(
-            stream, result.job.batch.sequence, now_s + max(_AGAIN_S, min(result.retry_after_s, _AGAIN_MAX_S))
-        )
+        if trouble:
+            self._route.complaints.say(trouble, answer=result.detail)
+        self._window.fail(stream, result.job.batch.sequence, now_s + retry.again_s(result.retry_after_s))
 
-    def _settle(self, result: Result, stream: str, item: Item) -> None:
+    def _settle(self, result: Result, reason: Reason | None, stream: str, item: Item) -> None:
         name = result.job.batch
-        reason = None
-        if result.kind is Kind.REFUSED:
-            reason = Reason.TOO_LARGE if result.outcome is Outcome.TOO_LARGE else Reason.REJECTED
+        if reason is not None:
             log.error(
                 "the vSensor refused a batch for good",
                 extra=fields(

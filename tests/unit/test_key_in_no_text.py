@@ -14,7 +14,7 @@ from test_vsensor_kit import NOW_S, Signer, posing
 
 from ossensor.errors import Exit
 from ossensor.settings import load
-from ossensor.transport.client import Client, Job, Kind, Proof, Result, Stamp
+from ossensor.transport.client import Client, Job, Proof, Result, Stamp
 from ossensor.transport.compression import AUTO
 from ossensor.transport.protocol import BatchId, Stream
 from ossensor.transport.registration import Question
@@ -58,7 +58,7 @@ HOLDERS: dict[str, Callable[[], object]] = {
     "settings, loaded": _loaded,
     "stamp": lambda: STAMP,
     "job": lambda: JOB,
-    "result": lambda: Result(JOB, Kind.NO_ANSWER, "", 0.0),
+    "result": lambda: Result(JOB, "", 0.0),
     "question": lambda: QUESTION,
     "proof": lambda: Proof(QUESTION, "", KEY),
     "destination": lambda: DESTINATION,

@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "transport.endpoint",
             "transport.compression",
             "transport.registration",
+            "transport.retry",
         ),
     ),
     ("capture.*", "transport.connection", "transport.taskmetadata"),

@@ -130,18 +130,18 @@ def test_whatever_a_path_holds_it_is_read_or_malformed(interface: str, sequence:
 
 
 def test_the_table_of_outcomes() -> None:
-    assert {o.value: (o.status, o.permanent, o.acknowledged) for o in Outcome} == {
-        "stored": (201, False, True),
-        "present": (200, False, True),
-        "registered": (200, False, False),
-        "malformed": (422, True, False),
-        "too-large": (413, True, False),
-        "stale": (401, False, False),
-        "replayed": (401, False, False),
-        "altered": (400, False, False),
-        "out-of-order": (425, False, False),
-        "busy": (503, False, False),
-        "store-failed": (507, False, False),
+    assert {o.value: (o.status, o.acknowledged) for o in Outcome} == {
+        "stored": (201, True),
+        "present": (200, True),
+        "registered": (200, False),
+        "malformed": (422, False),
+        "too-large": (413, False),
+        "stale": (401, False),
+        "replayed": (401, False),
+        "altered": (400, False),
+        "out-of-order": (425, False),
+        "busy": (503, False),
+        "store-failed": (507, False),
     }
 
 
