@@ -143,8 +143,10 @@ def configure(debug: int, log_format: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(INFO - debug)
     # Libraries speak in their own terms of what our modules report in ours.
-    for name in ("urllib3", "requests", "asyncio", "http_message_signatures"):
+    for name in ("requests", "asyncio", "http_message_signatures"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns, with a traceback, of each head that it cannot parse, which a peer can send as often as it likes.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
