@@ -76,6 +76,10 @@ class Result:
     retry_after_s: float = 0.0
     trouble: str = ""  # without an outcome: what to do about it, in words
 
+    @property
+    def acknowledged(self) -> bool:
+        return self.outcome is not None and self.outcome.acknowledged
+
 
 @dataclass(frozen=True, slots=True)
 class Proof:

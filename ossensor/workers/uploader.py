@@ -12,10 +12,8 @@ The main thread decides everything (window, endpoint, slots); sender threads mak
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import queue
 import select
 import socket
 import ssl
@@ -37,6 +35,7 @@ from ossensor.transport.retry import Next
 from ossensor.transport.window import Window
 
 from .child import HEARTBEAT_S, Heartbeat, Signals
+from .inbox import Inbox
 from .lines import InSlot, Item, Line, OnDisk, Plan, Totals, stream_of
 from .overflow import Overflow
 from .route import Addresses, Route
@@ -90,10 +89,8 @@ class Uploader:
         self._totals = Totals()
         self._stats_at_s = time.monotonic() + _STATS_EVERY_S
         self._drain_since_s: float | None = None
-        self._done: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self._inbox: Inbox[News] = Inbox()
         self._items: dict[BatchId, tuple[str, Item]] = {}
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
         self._rescuing = False  # the drain is over, and what is left goes to the disk
         to = self._plan.to
         self._route = Route(to, context, self._report, lambda flows: channel.send("guard", flows=flows))
@@ -122,9 +119,7 @@ class Uploader:
 
     def _report(self, news: News) -> None:
         """From any thread."""
-        self._done.put(news)
-        with contextlib.suppress(OSError):
-            self._wake_write.send(b"!")
+        self._inbox.put(news, can_wait=isinstance(news, Result) and news.acknowledged)
 
     def run(self, signals: Signals) -> Exit:
         """Uploads until told to drain; then until all is settled, or nothing has been for a while."""
@@ -154,7 +149,7 @@ class Uploader:
 
     def _wait(self, signals: Signals) -> None:
         poll = select.poll()
-        for fd in (signals.fileno(), self._channel.fileno(), self._wake_read.fileno()):
+        for fd in (signals.fileno(), self._channel.fileno(), self._inbox.fileno()):
             poll.register(fd, select.POLLIN)
         for line in self._lines.values():
             poll.register(line.consumer.ready_read, select.POLLIN)
@@ -164,7 +159,16 @@ class Uploader:
             until_s = min(until_s, due_s)
         if self._may_send() and (due_s := self._window.due_s()) is not None:
             until_s = min(until_s, due_s)
+        patience_s = self._inbox.patience_s(hurried=self._drain_since_s is not None or self._pressed())
+        if self._window.in_flight:
+            until_s = min(until_s, now_s + patience_s)
         poll.poll(max(0.0, (until_s - now_s) * 1000))
+
+    def _pressed(self) -> bool:
+        """True when batches wait for their turn, or slots are short: the next acknowledgement changes something."""
+        return len(self._window) > self._window.in_flight or any(
+            2 * line.consumer.held > line.consumer.region.count for line in self._lines.values()
+        )
 
     def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
         match message["op"]:
@@ -229,28 +233,24 @@ class Uploader:
         return Job(name, item.section, item.packets, floor, compress=compress, stamp=stamp, account=account), None
 
     def _hear_threads(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._wake_read.recv(4096)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                news = self._done.get_nowait()
-                match news:
-                    case Result():
-                        self._conclude(news)
-                    case Proof():
-                        self._route.proved(news, time.monotonic())
-                        if news.key is not None:
-                            self._moved()
-                            self._channel.send("narrow", packet_filter=news.welcome.packet_filter)
-                    case Addresses():
-                        self._route.resolved(news, time.monotonic())
-                    case Written():
-                        if self._overflow is not None and self._overflow.written(news):
-                            self._moved()
-                    case Damaged():
-                        self._damaged(news)
-                    case _ if self._exporter is not None:
-                        self._exporter.answer(news)
+        for news in self._inbox.take():
+            match news:
+                case Result():
+                    self._conclude(news)
+                case Proof():
+                    self._route.proved(news, time.monotonic())
+                    if news.key is not None:
+                        self._moved()
+                        self._channel.send("narrow", packet_filter=news.welcome.packet_filter)
+                case Addresses():
+                    self._route.resolved(news, time.monotonic())
+                case Written():
+                    if self._overflow is not None and self._overflow.written(news):
+                        self._moved()
+                case Damaged():
+                    self._damaged(news)
+                case _ if self._exporter is not None:
+                    self._exporter.answer(news)
 
     def _conclude(self, result: Result) -> None:
         job = result.job
