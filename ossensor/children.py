@@ -14,6 +14,7 @@ from .errors import Exit
 
 # A fork and what follows it cost some ten milliseconds of processor time.
 RESTART_SPACING_S: Final = 0.05
+_KILLS_BEFORE_WORK: Final = 20
 
 
 class State(Enum):
@@ -74,6 +75,7 @@ class Child:
         self.due_s = 0.0
         self._started_s = 0.0
         self._backoff = Backoff()
+        self._killed_before_work = 0
 
     def step(self, event: Event) -> State:
         self.state = TABLE[self.state, event]
@@ -96,6 +98,14 @@ class Child:
             self.failures = 1 if now_s - self._started_s >= healthy_s else self.failures + 1
             self.due_s = now_s + self._backoff.failed(now_s, self._started_s)
         return state
+
+    def may_hurry(self, *, worked: bool) -> bool:
+        """Whether the successor of one that was killed starts at once: not for ever, if none comes as far as working.
+
+        Memory that runs short kills, too, and each fork makes it shorter.
+        """
+        self._killed_before_work = 0 if worked else self._killed_before_work + 1
+        return self._killed_before_work < _KILLS_BEFORE_WORK
 
     def could_not_start(self, now_s: float) -> None:
         """The attempt failed before there was a process; it counts like a death."""

@@ -58,6 +58,7 @@ class Channel:
                 poll.register(self._sock, select.POLLOUT)
                 poll.poll(100)
             except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
+                self.ended = True
                 return False
             else:
                 return True

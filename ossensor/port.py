@@ -39,7 +39,6 @@ from .workers.child import Heartbeat, Signals
 
 # A worker that dies so often at one place of the ring will not get past it.
 _DEATHS_AT_ONE_PLACE: Final = 3
-_KILLS_BEFORE_READING: Final = 20
 _OPEN_AT_ONCE: Final = 16
 # The kernel hands over a block at the latest after this; half a batch's age leaves the other half to the worker.
 _BLOCK_TIMEOUT_MAX_MS: Final = 100
@@ -96,7 +95,6 @@ class Port:
         self._epoch_received = 0
         self._epoch_drops = 0
         self._own: Counter[Reason] = Counter()
-        self._killed_before_reading = 0
         self._died_at: list[int] = []  # of the deaths in a row that nobody else caused: where in the ring
 
     # -- the capture socket ---------------------------------------------------------------------------------------
@@ -246,7 +244,8 @@ class Port:
         """Takes in the worker's end; returns the packets that are lost by it."""
         process, self.process = self.process, None
         asked = self.child.state is State.DRAINING
-        struck = exit_code == -signal.SIGKILL and process is not None and not process.hung and self._may_hurry()
+        struck = process is not None and process.struck(exit_code)
+        struck = struck and self.child.may_hurry(worked=self.maybe_reading_s is not None)
         state = self.child.ended(exit_code, time.monotonic(), struck=struck)
         if asked:
             return self._close_epoch(self.retiring or Reason.SHUTDOWN)
@@ -256,14 +255,6 @@ class Port:
         return self._replace_engine(
             Reason.INTERFACE_GONE if exit_code == Exit.GAVE_UP else Reason.WORKER_DIED, reopen=state is State.BACKOFF
         )
-
-    def _may_hurry(self) -> bool:
-        """Whether the successor of a killed worker starts at once: not for ever, if none comes as far as reading.
-
-        Memory that runs short kills, too, and each fork makes it shorter.
-        """
-        self._killed_before_reading = 0 if self.maybe_reading_s is not None else self._killed_before_reading + 1
-        return self._killed_before_reading < _KILLS_BEFORE_READING
 
     def _hopeless(self, *, struck: bool) -> bool:
         """Whether workers keep dying, by themselves, over the same block of the ring."""

@@ -74,11 +74,11 @@ class Process:
         self._process = process
         self._heartbeat = heartbeat
         self._aborted_s: float | None = None
+        self._given_up = False
 
-    @property
-    def hung(self) -> bool:
-        """Whether it was ended by `watch`."""
-        return self._aborted_s is not None
+    def struck(self, exit_code: int) -> bool:
+        """Whether it ended so because somebody else killed it: an operator, a test, a kernel short of memory."""
+        return exit_code == -signal.SIGKILL and self._aborted_s is None and not self._given_up
 
     @property
     def exit_code(self) -> int | None:
@@ -91,6 +91,11 @@ class Process:
             raise AssertionError("a process that was spawned has a pid")
         with suppress(ProcessLookupError):  # it ended by itself, and is reaped at the next turn
             os.kill(pid, number)
+
+    def give_up(self) -> None:
+        """Ends one that is of no use any more; its exit code comes by itself."""
+        self._given_up = True
+        self.signal(signal.SIGKILL)
 
     def kill(self) -> None:
         """Ends it now, and waits for that."""

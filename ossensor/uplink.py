@@ -52,6 +52,7 @@ class Uplink:
         self._heartbeat = Heartbeat()
         self._channel: Channel | None = None
         self._draining = False
+        self._ready = False  # the present uploader, or the one that died last, has said that it is
 
     def start(self, forge: Forge, ports: Iterable[Port]) -> None:
         """Forks an uploader and tells it everything. OSError when there is no process to be had, which backs off."""
@@ -75,6 +76,7 @@ class Uplink:
         finally:
             theirs.close()
         self.child.started(time.monotonic())
+        self._ready = False
         self._channel = ours
         for port in ports:
             self.hand_over(port)
@@ -116,22 +118,27 @@ class Uplink:
                 self._narrow(message.get("packet_filter"))
             elif message["op"] == "retired" and isinstance(message.get("queue"), int):
                 emptied.append(message["queue"])
+            elif message["op"] == "ready":
+                self._ready = True
         if self._channel.ended and self.process is not None:
             self.process.signal(signal.SIGKILL)  # it hung up: dead already, or of no use
         return emptied
 
     def _tell(self, op: str, descriptors: tuple[int, ...] = (), **values: Any) -> None:
         """An uploader that does not take a message is ended: its successor is told everything again."""
-        if self._channel is not None and not self._channel.send(op, descriptors, **values) and self.process is not None:
-            self.process.signal(signal.SIGKILL)
+        if self._channel is None or self._channel.send(op, descriptors, **values):
+            return
+        if self.process is not None and not self._channel.ended:
+            self.process.give_up()
 
     def ended(self, exit_code: int, ports: Iterable[Port]) -> None:
         """The process is dead: its successor will look at all slots."""
-        self.process = None
+        process, self.process = self.process, None
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-        self.child.ended(exit_code, time.monotonic())
+        struck = process is not None and process.struck(exit_code) and self.child.may_hurry(worked=self._ready)
+        self.child.ended(exit_code, time.monotonic(), struck=struck)
         for port in ports:
             ring_for_dead(port.pipes)
 

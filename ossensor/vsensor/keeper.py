@@ -26,6 +26,10 @@ GRACE_S: Final = 5
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _SIGNALS: Final = _STOPS | {signal.SIGCHLD}
+# A child that had served this long and was killed was struck by somebody else, or by a kernel short of memory. That
+# says nothing of its successor, which starts after a rest that keeps even an endless repetition cheap.
+_SERVED_S: Final = 1.0
+_REST_S: Final = 0.1
 # The child ends by itself within its grace; the rest is for its last flush.
 _PATIENCE_S: Final = GRACE_S + 3.0
 
@@ -65,7 +69,9 @@ class Keeper:
                 return Exit.DRAINED
             if os.waitstatus_to_exitcode(status) == Exit.CONFIGURATION:
                 return Exit.CONFIGURATION
-            delay_s = self._backoff.failed(time.monotonic(), started_s)
+            now_s = time.monotonic()
+            struck = os.waitstatus_to_exitcode(status) == -signal.SIGKILL and now_s - started_s >= _SERVED_S
+            delay_s = _REST_S if struck else self._backoff.failed(now_s, started_s)
             self._restarting(child, _cause(status), delay_s)
             if signal.sigtimedwait(_STOPS, delay_s) is not None:
                 return Exit.DRAINED

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -10,13 +15,16 @@ from harness import frames, proc
 from harness.programs import UPLOADER, Sensor, worker_of
 from harness.world import World
 
-# Successors wait for back-offs that double up to 30 s, so ten kills of one process take minutes at worst.
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
 # About 0.1 MB/s: a minute without uploader or vSensor, their longest back-offs one after the other, fills a fifth of
 # the 32 MiB that wait for the vSensor by default, and half a minute without a worker a fifth of the 16 MiB of ring.
 PER_SECOND = 500
 KILLS = 10
+MANY_PER_SECOND = 5_000
+UPLOADER_KILLS = 100
+VSENSOR_KILLS = 20
+MOST_REPEATS_A_KILL = 5  # what can be on its way: four requests, and the one that is being settled
 
 
 def _await_progress(world: World) -> None:
@@ -36,28 +44,52 @@ def _books(sensor: Sensor) -> dict[str, int]:
     return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", line)}
 
 
-def test_ten_kills_each_of_uploader_and_vsensor_lose_nothing_and_repeat_nothing(world: World) -> None:
+def test_a2_100_kills_of_the_uploader_and_20_of_the_vsensor_lose_nothing_and_store_nothing_twice(world: World) -> None:
+    """Each at moments of its own, whatever the other is about; batches are small, so that many are on their way."""
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
     world.add_link("cap0")
     vsensor = world.start_vsensor()
-    sensor = world.start_sensor("cap0")
+    sensor = world.start_sensor("cap0", changes={"OSSENSOR_BATCH_MS": "20", "OSSENSOR_DEBUG": "3"})
     worker = sensor.one(worker_of("cap0"))
-    sender = world.sender("cap0", per_second=PER_SECOND)
+    sender = world.sender("cap0", per_second=MANY_PER_SECOND)
     _await_progress(world)
 
-    for _ in range(KILLS):
-        victim = sensor.strike(UPLOADER)
-        vsensor.kill_server()  # meanwhile, so that the two back-offs overlap
-        sensor.successor(UPLOADER, victim)
-        _await_progress(world)
+    def uploader() -> None:
+        sensor.strike(UPLOADER)
+
+    kills = Counter[str]()
+    victims: dict[str, tuple[Callable[[], None], int, tuple[float, float]]] = {
+        "uploader": (uploader, UPLOADER_KILLS, (0.05, 0.6)),
+        "vsensor": (vsensor.kill_server, VSENSOR_KILLS, (1.2, 2.4)),
+    }
+    due_s = {name: time.monotonic() + rng.uniform(*between_s) for name, (_, _, between_s) in victims.items()}
+    while due_s:
+        name = min(due_s, key=lambda name: due_s[name])
+        time.sleep(max(0.0, due_s[name] - time.monotonic()))  # when the fault comes, not what it is waited for
+        kill, most, between_s = victims[name]
+        kill()
+        kills[name] += 1
+        due_s[name] = time.monotonic() + rng.uniform(*between_s)
+        if kills[name] == most:
+            del due_s[name]
+    _await_progress(world)
     sent = sender.stop()
-    proc.happened(lambda: world.holds("cap0", sent), timeout_s=60)
 
     assert sensor.one(worker_of("cap0")) == worker
     assert sensor.terminate()[0] == 0
     stored, books = world.stored_numbers("cap0"), _books(sensor)
-    print(f"{2 * KILLS} kills, {sent} frames sent, {len(stored)} stored; books {books}")
+    repeats = len(sensor.records("sent batch", answer="200 present"))
+    deaths = len(sensor.records("uploader died"))
+    print(
+        f"{dict(kills)}, {sent} frames sent, {len(stored)} stored, {repeats} batches twice on the wire; books {books}"
+    )
 
     assert frames.verdict(range(sent), stored) == ""
+    assert (books["received"], books["delivered"]) == (sent, sent)
+    assert (kills["uploader"], kills["vsensor"], deaths) == (UPLOADER_KILLS, VSENSOR_KILLS, UPLOADER_KILLS)
+    assert 1 <= repeats <= MOST_REPEATS_A_KILL * (UPLOADER_KILLS + VSENSOR_KILLS)
 
 
 def test_ten_kills_of_a_worker_repeat_nothing_and_count_what_its_kernel_ring_held(world: World) -> None:

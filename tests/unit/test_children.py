@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from ossensor.children import TABLE, Child, Event, State, describe, verdict
+from ossensor.children import RESTART_SPACING_S, TABLE, Child, Event, State, describe, verdict
 from ossensor.errors import Exit
 
 PAIRS = [(state, event) for state in State for event in Event]
@@ -118,6 +118,21 @@ def test_failures_and_delay_are_forgotten_after_a_time_of_health(lived_s: float,
     assert child.failures == failures
     full_s = 0.1 * 2 ** (failures - 1)
     assert full_s / 2 <= child.due_s - (now_s + lived_s) <= full_s
+
+
+def test_the_successor_of_one_that_was_struck_starts_at_once_and_nothing_is_held_against_it() -> None:
+    child = Child("x")
+    for started_s, died_s in ((0.0, 100.0), (100.0, 100.01)):
+        child.started(started_s)
+        assert child.ended(-signal.SIGKILL, died_s, struck=True) is State.BACKOFF
+        assert (child.due_s, child.failures) == (max(died_s, started_s + RESTART_SPACING_S), 0)
+
+
+def test_successors_of_killed_ones_hurry_until_twenty_in_a_row_came_to_no_work() -> None:
+    child = Child("x")
+
+    assert [child.may_hurry(worked=False) for _ in range(21)] == [True] * 19 + [False] * 2
+    assert [child.may_hurry(worked=worked) for worked in (True, False)] == [True, True]
 
 
 def test_a_start_that_could_not_be_made_counts_like_a_death() -> None:

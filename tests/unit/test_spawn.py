@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -60,6 +60,25 @@ def test_a_sigterm_to_a_child_just_forked_reaches_the_child_and_nobody_else(wake
     assert codes == [Exit.DRAINED] * 30
     heard = wakeup.recv(4096) if select.select([wakeup], [], [], 0)[0] else b""
     assert heard.count(signal.SIGTERM) == 0
+
+
+@pytest.mark.usefixtures("wakeup")
+def test_struck_is_who_was_killed_by_somebody_else() -> None:
+    forge = Forge(os.geteuid(), os.getegid())
+    ends: dict[str, Callable[[Process, int], None]] = {
+        "by somebody": lambda _, pid: os.kill(pid, signal.SIGKILL),
+        "by us": lambda process, _: process.give_up(),
+        "by itself": lambda process, _: process.signal(signal.SIGTERM),
+    }
+    struck = {}
+    for how, bring_about in ends.items():
+        process = forge.spawn("child", Heartbeat(), (), wait_for_sigterm)
+        pid = process._process.pid
+        assert pid is not None
+        bring_about(process, pid)
+        struck[how] = process.struck(end(process))
+
+    assert struck == {"by somebody": True, "by us": False, "by itself": False}
 
 
 @pytest.mark.usefixtures("wakeup")

@@ -186,6 +186,28 @@ sys.exit(Keeper(lambda: 3, Backoff(cap_s=0.4, rng=Full()), say).run())
     assert code == Exit.DRAINED
 
 
+def test_a_child_that_was_killed_at_its_work_has_a_successor_soon_however_often() -> None:
+    driver = """
+import os, signal, sys, time
+from ossensor.backoff import Backoff
+from ossensor.vsensor.keeper import Keeper
+def say(pid, why, delay_s):
+    print(why, delay_s, flush=True)
+def serve():
+    time.sleep(1.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(Keeper(serve, Backoff(), say).run())
+"""
+    with subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline().strip() for _ in range(3)]
+        process.terminate()
+        code = process.wait(10)
+
+    assert lines == ["was ended by SIGKILL 0.1"] * 3
+    assert code == Exit.DRAINED
+
+
 def test_a_child_that_says_that_its_configuration_is_wrong_is_not_restarted() -> None:
     driver = """
 import sys
