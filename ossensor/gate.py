@@ -68,10 +68,13 @@ class Gate:
                 port.refilter(self.program(port.interface.name))
                 log.info("open again", extra=fields(interface=port.label))
 
-    def narrow(self, wanted: Any, ports: Iterable[Port]) -> None:
-        """Puts the vSensor's filter before the user's. One that cannot be leaves the present one in force."""
+    def narrow(self, wanted: Any, ports: Iterable[Port]) -> str:
+        """Puts the vSensor's filter before the user's. One that cannot be leaves the present one in force.
+
+        Returns why it cannot be; empty when it is in force.
+        """
         if wanted == self.bank.vsensor:
-            return
+            return ""
         fault = bpf_fault(wanted) if packet_filter_ok(wanted) else "it is no text that a filter can be"
         if fault is None:
             try:
@@ -82,6 +85,7 @@ class Gate:
             log.info("the vSensor's packet filter is in force", extra=fields(packet_filter=wanted or "none"))
         else:
             self._complaints.say("the vSensor's packet filter cannot be; the one before it stays", why=fault)
+        return fault or ""
 
     def guard(self, wanted: Any, ports: Iterable[Port]) -> bool:
         """Leaves the uploader's addresses out of every capture. False when that cannot be: it must not connect."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from typing import Final
 
 from . import __version__
@@ -37,8 +38,8 @@ def first_bank(settings: Settings) -> FilterBank:
     )
 
 
-def uploader_plan(settings: Settings) -> UploaderPlan:
-    """What the uploader is forked for."""
+def uploader_plan(settings: Settings, task: Mapping[str, str]) -> UploaderPlan:
+    """What the uploader is forked for; `task` is what is known of the ECS task."""
     to = Destination(
         host=settings.vsensor_hostname,
         port=settings.vsensor_port,
@@ -48,4 +49,5 @@ def uploader_plan(settings: Settings) -> UploaderPlan:
         application=_APPLICATION,
     )
     folder = "" if settings.spool_dir is None else str(settings.spool_dir)
-    return UploaderPlan(to, settings.compression, folder, settings.spool_mb << 20)
+    known = {"application": _APPLICATION, "host": platform.node(), "task": task}
+    return UploaderPlan(to, settings.compression, known, folder, settings.spool_mb << 20)

@@ -13,6 +13,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from . import __version__, logs
 from .configfile import generate
@@ -21,6 +22,9 @@ from .settings import Loaded, Settings, load
 from .variables import CA_FILE, CONFIG_PATH, KEY_FILE, KEY_NEXT_FILE, SENSOR_NAME, TASK_METADATA
 from .workers import privileges
 from .workers.child import HELD_BACK
+
+if TYPE_CHECKING:
+    from .transport.taskmetadata import Task
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +78,11 @@ def run(environ: Mapping[str, str]) -> Exit:
 
     try:
         code = Supervisor(
-            settings, context, listener, _Reload(_anchored(environ, started_in), loaded, started_in, task)
+            settings,
+            context,
+            listener,
+            _Reload(_anchored(environ, started_in), loaded, started_in, task),
+            {} if task is None else task.details,
         ).run()
     except Exception:
         # Not by unwinding: multiprocessing would wait for children that wait for us. They die with this process.
@@ -100,7 +108,7 @@ class _Reload:
     A config file that was there and is gone is a fault: without its lists the sensor would capture more than before.
     """
 
-    def __init__(self, environ: Mapping[str, str], loaded: Loaded, folder: str, task: str | None) -> None:
+    def __init__(self, environ: Mapping[str, str], loaded: Loaded, folder: str, task: Task | None) -> None:
         self._environ = environ
         self._loaded = loaded
         self._folder = folder
@@ -125,7 +133,7 @@ class _Reload:
         return self._loaded.settings
 
 
-def _maybe_task(environ: Mapping[str, str]) -> str | None:
+def _maybe_task(environ: Mapping[str, str]) -> Task | None:
     """The ECS task that this is part of, where there is one and it can be found out in a second."""
     if not environ.get(TASK_METADATA):
         return None
@@ -134,11 +142,11 @@ def _maybe_task(environ: Mapping[str, str]) -> str | None:
     return maybe_task(environ[TASK_METADATA])
 
 
-def _called(loaded: Loaded, task: str | None) -> Loaded:
+def _called(loaded: Loaded, task: Task | None) -> Loaded:
     """The settings, with the task's id for the sensor's name unless a name was given."""
     if task is None or loaded.sources[SENSOR_NAME] != "default":
         return loaded
-    return dataclasses.replace(loaded, settings=dataclasses.replace(loaded.settings, sensor_name=task))
+    return dataclasses.replace(loaded, settings=dataclasses.replace(loaded.settings, sensor_name=task.name))
 
 
 def _allow_descriptors() -> None:

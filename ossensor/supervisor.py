@@ -17,7 +17,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Any, Final, cast
 
@@ -66,12 +66,13 @@ class Supervisor:
         context: ssl.SSLContext,
         metrics: socket.socket | None,
         reload: Callable[[], Settings],
+        task: Mapping[str, str],
     ) -> None:
         self._settings = settings
         self._reload = reload
         self._forge = Forge(*privileges.user_ids(settings.user))
         self._gate = Gate(plans.first_bank(settings))
-        self._uplink = Uplink(plans.uploader_plan(settings), context, metrics, self._guard, self._narrow)
+        self._uplink = Uplink(plans.uploader_plan(settings, task), context, metrics, self._guard, self._narrow)
         self._roster = Roster(settings, self._gate, self._uplink, self._forge)
         self._ticked_s = 0.0
         self._phase = Phase.RUNNING
@@ -170,8 +171,8 @@ class Supervisor:
     def _guard(self, wanted: Any) -> bool:
         return self._gate.guard(wanted, self._roster.ports())
 
-    def _narrow(self, wanted: Any) -> None:
-        self._gate.narrow(wanted, self._roster.ports())
+    def _narrow(self, wanted: Any) -> str:
+        return self._gate.narrow(wanted, self._roster.ports())
 
     # -- children -------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ _GIVE_UP_AFTER: Final = 20
 class Uplink:
     """`guard` is asked to leave addresses out of the capture before the uploader may connect to them.
 
-    `narrow` is given the packet filter that the vSensor asks for.
+    `narrow` is given the packet filter that the vSensor asks for, and says why it refuses it.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Uplink:
         context: ssl.SSLContext,
         metrics: socket.socket | None,
         guard: Callable[[Any], bool],
-        narrow: Callable[[Any], None],
+        narrow: Callable[[Any], str],
     ) -> None:
         self._plan = plan
         self._context = context
@@ -115,7 +115,7 @@ class Uplink:
             if message["op"] == "guard":
                 self._tell("guarded", ok=self._guard(message.get("flows")))
             elif message["op"] == "narrow":
-                self._narrow(message.get("packet_filter"))
+                self._tell("narrowed", refused=self._narrow(message.get("packet_filter")))
             elif message["op"] == "retired" and isinstance(message.get("queue"), int):
                 emptied.append(message["queue"])
             elif message["op"] == "ready":

@@ -16,17 +16,19 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import requests
 import requests.structures
 
-from . import protocol, registration
+from . import inquiry, protocol, registration
 from .compression import AUTO, Policy, compressor
 from .connection import Adapter, PinError
+from .inquiry import Answer, Inquiry
 from .protocol import BatchId, MalformedError, Outcome, parse_number
 from .registration import ImpostorError, Question
 from .signing import Key, Nonce, RefusedError, Reply, Request, sign_request, verify_reply
+from .stamp import Stamp
 
 # Connecting takes one round trip where it works at all; the reply may wait for the vSensor's disk.
 _CONNECT_TIMEOUT_S: Final = 5.0
@@ -37,17 +39,6 @@ _TCP_INFO_BYTES: Final = 128  # up to and with tcpi_bytes_acked, since Linux 4.1
 
 _NO_ACCOUNT: Final = protocol.Account()
 _NO_WELCOME: Final = protocol.Welcome()
-
-
-class Stamp(NamedTuple):
-    """What a request needs to be made and believed."""
-
-    address: str
-    generation: int  # of the address
-    created_s: int
-    nonce: Nonce
-    key: Key
-    pin: str = ""  # SHA-256 of the certificate that was proven, in hex; empty where CAs decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +140,7 @@ class Client:
         def result(detail: str, **more: Any) -> Result:
             return Result(job, detail, clock() - started_s, **more)
 
-        if job.stamp.pin != self._pin:
-            self.close()
-            self._pin = job.stamp.pin
+        self._hold_to(job.stamp.pin)
         body = self._body(job)
         request = self._signed(job, body)
         try:
@@ -159,6 +148,22 @@ class Client:
         except _NoAnswerError as e:
             return result(e.detail, trouble=e.trouble)
         return self._judge(reply, content, body, job.stamp.key, result)
+
+    def _hold_to(self, pin: str) -> None:
+        """From now on connects to this certificate only."""
+        if pin != self._pin:
+            self.close()
+            self._pin = pin
+
+    def ask(self, what: Inquiry) -> Answer:
+        """Says something else than a batch to a vSensor that is proven. Never raises for what a peer does."""
+        self._hold_to(what.stamp.pin)
+        request = inquiry.request(what, authority=self.authority, application=self._user_agent)
+        try:
+            reply, content = self._exchange(request, what.stamp.address, what.body)
+        except _NoAnswerError as e:
+            return Answer(what, e.detail)
+        return inquiry.judge(what, reply, content)
 
     def prove(self, question: Question) -> Proof:
         """Asks who is there. Never raises for what a peer or a network does.

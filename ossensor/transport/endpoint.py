@@ -166,5 +166,9 @@ class Endpoint:
         return self._not_before_s if self._state is State.WAITING else None
 
     @property
+    def is_open(self) -> bool:
+        return self._state is State.OPEN
+
+    @property
     def reachable(self) -> bool:
         return self._state is State.OPEN and not self._failures

@@ -46,7 +46,7 @@ _SENSOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _EPOCH = re.compile(r"[0-9a-f]{32}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 _PATH = re.compile(r"/v1/sensors/([^/]+)/epochs/([^/]+)/interfaces/([^/]+)/batches/([^/]+)")
-_REGISTRATION_PATH = re.compile(r"/v1/sensors/([^/]+)/registration")
+_CONTROL_PATH = re.compile(r"/v1/sensors/([^/]+)/(registration|introduction)")
 _ACCOUNT_BYTES_MAX = 256
 _INTERFACE_BYTES_MAX = 15  # IFNAMSIZ less the NUL
 
@@ -126,9 +126,13 @@ def registration_path(sensor: str) -> str:
     return f"/v1/sensors/{sensor}/registration"
 
 
-def registering_sensor(path: str) -> str:
-    """The sensor that a registration's path names. Raises MalformedError for any other path."""
-    match = _REGISTRATION_PATH.fullmatch(path)
+def introduction_path(sensor: str) -> str:
+    return f"/v1/sensors/{sensor}/introduction"
+
+
+def control_sensor(path: str) -> str:
+    """The sensor that the path of a control request names. Raises MalformedError for any other path."""
+    match = _CONTROL_PATH.fullmatch(path)
     if match is None or not sensor_name_ok(match[1]):
         raise MalformedError("no such resource")
     return match[1]

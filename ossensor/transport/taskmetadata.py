@@ -12,29 +12,41 @@ import json
 import socket
 import threading
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from .introduction import TASK_MEMBERS
 from .protocol import sensor_name_ok
 
 # The document of a task with ten containers, the most that there may be, has some 30 KiB.
 _MOST_BYTES: Final = 256 << 10
 _LIMIT_S: Final = 1.0
+_LONGEST: Final = 512  # an ARN has some 200 characters
 
 
-def maybe_name(document: bytes) -> str | None:
-    """The task's id, the end of its ARN, if the document is one of a task and the id can name a sensor."""
+class Task(NamedTuple):
+    """What is known of the task."""
+
+    name: str  # its id, the end of its ARN, which can name a sensor
+    details: dict[str, str]  # members of introduction.TASK_MEMBERS
+
+
+def maybe_read(document: bytes) -> Task | None:
+    """The task that the document tells of, if it is one of a task and its id can name a sensor."""
     try:
         values = json.loads(document)
     except (ValueError, RecursionError):
         return None
     arn = values.get("TaskARN") if isinstance(values, dict) else None
     name = arn.rpartition("/")[2] if isinstance(arn, str) else ""
-    return name if sensor_name_ok(name) else None
+    if not sensor_name_ok(name):
+        return None
+    said = {ours: values.get(theirs) for ours, theirs in TASK_MEMBERS.items()}
+    return Task(name, {k: v for k, v in said.items() if isinstance(v, str) and v.isprintable() and len(v) <= _LONGEST})
 
 
-def maybe_task(uri: str, limit_s: float = _LIMIT_S) -> str | None:
-    """The id of the task that the endpoint at this address tells of; None for whatever else is there, or nothing."""
+def maybe_task(uri: str, limit_s: float = _LIMIT_S) -> Task | None:
+    """The task that the endpoint at this address tells of; None for whatever else is there, or nothing."""
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port
@@ -56,7 +68,7 @@ def maybe_task(uri: str, limit_s: float = _LIMIT_S) -> str | None:
         deadline.cancel()
         connection.close()
         deadline.join()  # no thread is left when the supervisor forks
-    return maybe_name(document) if len(document) <= _MOST_BYTES else None
+    return maybe_read(document) if len(document) <= _MOST_BYTES else None
 
 
 def _hang_up(connection: http.client.HTTPConnection) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ossensor.transport.introduction import Introduction
 from ossensor.transport.protocol import (
     FIELD_CERTIFICATE,
     FIELD_OUTCOME,
@@ -29,8 +30,10 @@ from ossensor.transport.protocol import (
     TAG_CONTROL,
     TAG_CONTROL_REPLY,
     TAG_DATA_REPLY,
+    MalformedError,
     Outcome,
     Welcome,
+    control_sensor,
 )
 from ossensor.transport.signing import Key, RefusedError, Reply, body_matches, sign_reply
 
@@ -38,6 +41,7 @@ from . import section, verify
 from .body import PAUSE_S, Body, GoneError
 from .budget import Budget, Loan
 from .index import Index
+from .introductions import Introductions
 from .order import Order
 from .store import Append, Store
 
@@ -45,7 +49,18 @@ from .store import Append, Store
 BUDGET_BYTES: Final = 256 << 20
 
 _REGISTRATION: Final = "/v1/sensors/{sensor}/registration"
+_INTRODUCTION: Final = "/v1/sensors/{sensor}/introduction"
 _PATH: Final = "/v1/sensors/{sensor}/epochs/{epoch}/interfaces/{interface}/batches/{sequence}"
+
+
+class Limits(NamedTuple):
+    """What peers may take of us."""
+
+    budget_bytes: int = BUDGET_BYTES  # of memory, for bodies in hand
+    body_pause_s: float = PAUSE_S  # between two pieces of a body
+
+
+_LIMITS: Final = Limits()
 
 
 class _BusyError(Exception):
@@ -76,6 +91,14 @@ def _head(request: Request) -> verify.Head:
     )
 
 
+def _acted(act: Callable[[str, bytes], None], head: verify.Head, content: bytes) -> Outcome:
+    try:
+        act(control_sensor(head.path), content)
+    except MalformedError:
+        return Outcome.MALFORMED
+    return Outcome.REGISTERED
+
+
 class Collector:
     """What a request meets. For one event loop; `store` has been started."""
 
@@ -86,24 +109,26 @@ class Collector:
         index: Index,
         clock: Callable[[], float],
         certificate_sha256: str,
-        budget_bytes: int = BUDGET_BYTES,
-        body_pause_s: float = PAUSE_S,
+        limits: Limits = _LIMITS,
         welcome: Welcome = _NO_WELCOME,
+        introductions: Introductions | None = None,
     ) -> None:
         self._keys = keys
         self._store = store
         self._clock = clock
         self._certificate_sha256 = certificate_sha256
-        self._body_pause_s = body_pause_s
+        self._body_pause_s = limits.body_pause_s
         self._welcome = welcome
+        self._introductions = introductions
         self._gate = verify.Gate(clock())
         self._order = Order(index.next, index.has)
-        self.budget = Budget(budget_bytes)
+        self.budget = Budget(limits.budget_bytes)
         self.tally: Counter[str] = Counter()  # replies by outcome; "unauthentic" is none of them
         self.app = Starlette(
             routes=[
                 Route(_PATH, self.put_batch, methods=["PUT"]),
                 Route(_REGISTRATION, self.post_registration, methods=["POST"]),
+                Route(_INTRODUCTION, self.post_introduction, methods=["POST"]),
             ],
             exception_handlers={HTTPException: _bare},
         )
@@ -116,6 +141,10 @@ class Collector:
     async def post_registration(self, request: Request) -> Response:
         """Who asks is told, signed, which certificate is ours; see transport/registration.py."""
         return await self._take(request, self._register, MAX_CONTROL_BYTES)
+
+    async def post_introduction(self, request: Request) -> Response:
+        """A sensor says who it is; see transport/introduction.py."""
+        return await self._take(request, self._introduce, MAX_CONTROL_BYTES)
 
     async def _take(
         self, request: Request, answer: Callable[[verify.Head, Body], Awaitable[Response]], most_bytes: int
@@ -139,20 +168,41 @@ class Collector:
         return reply
 
     async def _register(self, head: verify.Head, body: Body) -> Response:
+        # With a refusal, too: a signed one proves as much to the sensor as any, and it will not ask again.
+        named = {FIELD_CERTIFICATE: self._certificate_sha256}
+        return await self._control(head, body, lambda *_: None, named, self._welcome.body)
+
+    async def _introduce(self, head: verify.Head, body: Body) -> Response:
+        def keep(sensor: str, content: bytes) -> None:
+            introduction = Introduction.parse(content)
+            if self._introductions is not None:
+                self._introductions.take(sensor, introduction)
+
+        return await self._control(head, body, keep, {}, b"")
+
+    async def _control(
+        self,
+        head: verify.Head,
+        body: Body,
+        act: Callable[[str, bytes], None],
+        named: Mapping[str, str],
+        answer: bytes,
+    ) -> Response:
+        """The reply to a control request; `act` is done with the sensor's name and a body that is whole and in time."""
         try:
             authentic = verify.authenticate(head, self._keys, TAG_CONTROL)
         except RefusedError:
             self.tally["unauthentic"] += 1
             return Response(status_code=401)
-        outcome = self._gate.judge_registration(head, authentic, self._clock())
+        outcome = self._gate.judge_control(head, authentic, self._clock())
         if outcome is Outcome.REGISTERED:
-            _, sha256 = await body.read()
-            if not body_matches(authentic.verified.content_digest, sha256):
+            content, sha256 = await body.read()
+            if body_matches(authentic.verified.content_digest, sha256):
+                outcome = _acted(act, head, bytes(content))
+            else:
                 outcome = Outcome.ALTERED
         self.tally[outcome.value] += 1
-        # With a refusal, too: a signed one proves as much to the sensor as any, and it will not ask again.
-        named = {FIELD_CERTIFICATE: self._certificate_sha256}
-        return self._signed(authentic, outcome, TAG_CONTROL_REPLY, named, self._welcome.body)
+        return self._signed(authentic, outcome, TAG_CONTROL_REPLY, named, answer)
 
     async def _answer(self, head: verify.Head, body: Body) -> Response:
         """The reply. Raises GoneError when the body does not come."""

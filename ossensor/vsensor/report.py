@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ossensor.transport.introduction import Introduction
+
 from .recovery import Recovery
 from .store import Total
 
@@ -68,6 +70,19 @@ class Report:
                 files=found.short_files,
             )
 
+    def introduced(self, sensor: str, who: Introduction) -> None:
+        """A sensor is new, or has changed."""
+        task = f", task {who.task['family']}:{who.task.get('revision', '?')}" if "family" in who.task else ""
+        captures = ", ".join(who.interfaces) or "nothing"
+        captures += f" and {more} more" if (more := who.interfaces_in_all - len(who.interfaces)) > 0 else ""
+        refused = f"; REFUSED THE PACKET FILTER: {who.packet_filter_refused}" if who.packet_filter_refused else ""
+        self._say(
+            f"{sensor}: {who.application} on {who.host}{task}, captures {captures}{refused}",
+            "introduced",
+            sensor=sensor,
+            **json.loads(who.body),
+        )
+
     def progress(self, totals: Mapping[tuple[str, str], Total], tally: Mapping[str, int]) -> None:
         """What has come in since the last call: each interface with anything new, and each kind of refusal."""
         for (sensor, interface), total in totals.items():
@@ -82,7 +97,7 @@ class Report:
                     bytes=total.bytes,
                     file=str(self._store / total.file),
                 )
-        refused = {name: n for name, n in tally.items() if name not in {"stored", "present"}}
+        refused = {name: n for name, n in tally.items() if name not in {"stored", "present", "registered"}}
         if refused != self._tally:
             self._say(
                 "vsensor: not stored: " + ", ".join(f"{n:,} {name}" for name, n in sorted(refused.items())),

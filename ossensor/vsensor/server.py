@@ -22,6 +22,7 @@ from ossensor.transport.signing import Key
 from .certificate import Certificate, context
 from .collector import Collector
 from .index import Index
+from .introductions import Introductions
 from .keeper import GRACE_S
 from .layout import Layout
 from .report import Report
@@ -120,7 +121,10 @@ def run(settings: Settings, listener: socket.socket, report: Report) -> int:
         # A reader of its own: the event loop looks things up while the writer is in a transaction.
         with closing(Index(layout.index, durable=settings.durable)) as index:
             sha256, welcome = settings.certificate.sha256, Welcome(settings.packet_filter)
-            collector = Collector(settings.keys, store, index, steady_clock(), sha256, welcome=welcome)
+            introductions = Introductions(layout.root, report.introduced)
+            collector = Collector(
+                settings.keys, store, index, steady_clock(), sha256, welcome=welcome, introductions=introductions
+            )
             server = make_server(collector, settings.certificate)
             with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
                 runner.run(_serve(server, listener, lambda: report.progress(store.totals(), collector.tally)))

@@ -29,8 +29,8 @@ from ossensor.transport.protocol import (
     BatchId,
     MalformedError,
     Outcome,
+    control_sensor,
     parse_number,
-    registering_sensor,
 )
 from ossensor.transport.signing import Key, RefusedError, Request, Verified, in_window, verify_request
 
@@ -191,10 +191,10 @@ class Gate:
             return Outcome.MALFORMED
         return self._refusal(upload.batch.stream.sensor, authentic, now_s) or upload
 
-    def judge_registration(self, head: Head, authentic: Authentic, now_s: float) -> Outcome:
+    def judge_control(self, head: Head, authentic: Authentic, now_s: float) -> Outcome:
         """REGISTERED, or the outcome to sign instead. The body is not judged."""
         try:
-            sensor = registering_sensor(head.path)
+            sensor = control_sensor(head.path)
         except MalformedError:
             return Outcome.MALFORMED
         if head.query or authentic.request.headers.get("content-type") != CONTROL_TYPE or sensor in RESERVED_SENSORS:

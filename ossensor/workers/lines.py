@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ossensor.accounting import Reason
 from ossensor.slots import Batch, Consumer
@@ -19,6 +21,7 @@ class Plan:
 
     to: Destination
     compression: Policy
+    known: Mapping[str, Any] = field(default_factory=dict)  # what an introduction says that does not change
     spool_folder: str = ""  # empty: no spool
     spool_bytes: int = 0
 

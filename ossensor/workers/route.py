@@ -27,10 +27,11 @@ from ossensor.errors import Exit
 from ossensor.filters import Flow
 from ossensor.logs import SEND, fields
 from ossensor.steady import steady_clock
-from ossensor.transport.client import Client, Proof, Stamp
+from ossensor.transport.client import Client, Proof
 from ossensor.transport.endpoint import Endpoint, State
 from ossensor.transport.registration import Question
 from ossensor.transport.signing import Key, Nonce
+from ossensor.transport.stamp import Stamp
 
 log = logging.getLogger(__name__)
 

@@ -26,17 +26,18 @@ from ossensor.errors import Exit
 from ossensor.logs import SEND, fields
 from ossensor.region import Region
 from ossensor.slots import Consumer
-from ossensor.spoolfile import Spooled
-from ossensor.transport import retry
-from ossensor.transport.client import Client, Job, Proof, Result
+from ossensor.transport.client import Client, Proof, Result
 from ossensor.transport.compression import Advice
-from ossensor.transport.protocol import BatchId, Outcome, Stream
-from ossensor.transport.retry import Next
+from ossensor.transport.inquiry import Answer
+from ossensor.transport.protocol import BatchId, Stream
 from ossensor.transport.window import Window
 
 from .child import HEARTBEAT_S, Heartbeat, Signals
+from .delivery import SENDERS, Delivery
+from .drain import LOOK_S, Drain, Verdict
 from .inbox import Inbox
-from .lines import InSlot, Item, Line, OnDisk, Plan, Totals, stream_of
+from .liaison import Liaison
+from .lines import InSlot, Item, Line, Plan, Totals, stream_of
 from .overflow import Overflow
 from .route import Addresses, Route
 from .senders import Senders
@@ -47,23 +48,12 @@ if TYPE_CHECKING:
 
     from .metrics import Exporter, Scrape
 
-    News = Result | Proof | Addresses | Written | Damaged | Scrape
+    News = Result | Proof | Addresses | Written | Damaged | Answer | Scrape
 
 log = logging.getLogger(__name__)
 
-SENDERS: Final = 4
-# What a section in the spool is taken for, before it is read: whether a batch of that size is worth compressing.
-SECTION_BYTES: Final = 1 << 20
 # The vSensor holds a batch that overtook its predecessor for two seconds; a line of four never waits on itself.
 _IN_FLIGHT_PER_STREAM: Final = 4
-# The drain ends early when nothing moved for this long: a vSensor that is not there keeps nobody waiting, and with the
-# workers' drain before it the whole stop stays under five seconds.
-_DRAIN_PATIENCE_S: Final = 2.5
-# What a slow line must get across for that to be a move; more than a handshake or two.
-_DRAIN_MOVE_BYTES: Final = 64 << 10
-_DRAIN_LOOK_S: Final = 0.25  # how often it is looked whether anything moves
-# Attempts that are under way when the drain is over keep their slots until they fail: connecting takes 5 s to do so.
-_RESCUE_S: Final = 4.0
 _STATS_EVERY_S: Final = 10.0
 # Well above what the client's limits add up to on a slow line, twice: a proof may try two keys.
 _STUCK_S: Final = 240.0
@@ -85,25 +75,25 @@ class Uploader:
         self._heartbeat = heartbeat
         self._lines: dict[int, Line] = {}
         self._window: Window[Item] = Window(_IN_FLIGHT_PER_STREAM)
-        self._answered = False
         self._totals = Totals()
         self._stats_at_s = time.monotonic() + _STATS_EVERY_S
-        self._drain_since_s: float | None = None
+        self._drain: Drain | None = None
         self._inbox: Inbox[News] = Inbox()
-        self._items: dict[BatchId, tuple[str, Item]] = {}
-        self._rescuing = False  # the drain is over, and what is left goes to the disk
         to = self._plan.to
         self._route = Route(to, context, self._report, lambda flows: channel.send("guard", flows=flows))
         self._endpoint = self._route.endpoint
-        self._exporter = self._exported(metrics)
-        self._moved_bytes = 0
         self._overflow: Overflow | None = None
         if plan.spool_folder:
             complaints = self._route.complaints
             self._overflow = Overflow(plan, self._lines, self._window, self._totals, complaints, self._report)
         read = None if self._overflow is None else self._overflow.spool.read
+        spokesman = Client(to.host, to.port, context, to.application)
+        self._liaison = Liaison(self._route, spokesman, to.sensor, plan.known, self._report)
         clients = [Client(to.host, to.port, context, to.application, plan.compression) for _ in range(SENDERS)]
         self._senders = Senders(clients, read, self._report)
+        shared = (plan, self._lines, self._window, self._totals, self._route, self._overflow, self._senders)
+        self._delivery = Delivery(*shared, self._moved)
+        self._exporter = self._exported(metrics)
 
     def _exported(self, listener: socket.socket | None) -> Exporter | None:
         if listener is None:
@@ -115,7 +105,9 @@ class Uploader:
             own = of_uploader(vars(self._totals), len(self._window), reachable=self._endpoint.reachable)
             return [*per_interface(regions), *own]
 
-        return Exporter(listener, self._report, collected)
+        exporter = Exporter(listener, self._report, collected)
+        self._delivery.acknowledged = exporter.acknowledged
+        return exporter
 
     def _report(self, news: News) -> None:
         """From any thread."""
@@ -137,9 +129,10 @@ class Uploader:
             # With nothing to send it rests, once it has failed.
             if len(self._window) or self._endpoint.due_s() is None:
                 self._route.attend(time.monotonic())
-            self._send_due()
+            self._delivery.send_due()
+            self._liaison.attend(time.monotonic())
             if self._overflow is not None:
-                self._overflow.relieve(rescue=self._rescuing)
+                self._overflow.relieve(rescue=self._drain is not None and self._drain.rescuing)
             self._retire_idle()
             self._print_stats()
             if self._drained():
@@ -154,12 +147,12 @@ class Uploader:
         for line in self._lines.values():
             poll.register(line.consumer.ready_read, select.POLLIN)
         now_s = time.monotonic()
-        until_s = now_s + (HEARTBEAT_S if self._drain_since_s is None else _DRAIN_LOOK_S)
+        until_s = now_s + (HEARTBEAT_S if self._drain is None else LOOK_S)
         if (due_s := self._endpoint.due_s()) is not None and len(self._window):
             until_s = min(until_s, due_s)
-        if self._may_send() and (due_s := self._window.due_s()) is not None:
+        if self._delivery.may_send() and (due_s := self._window.due_s()) is not None:
             until_s = min(until_s, due_s)
-        patience_s = self._inbox.patience_s(hurried=self._drain_since_s is not None or self._pressed())
+        patience_s = self._inbox.patience_s(hurried=self._drain is not None or self._pressed())
         if self._window.in_flight:
             until_s = min(until_s, now_s + patience_s)
         poll.poll(max(0.0, (until_s - now_s) * 1000))
@@ -183,8 +176,10 @@ class Uploader:
                     self._lines[message["queue"]].retiring = True
             case "guarded":
                 self._endpoint.guarded(time.monotonic(), ok=message["ok"])
+            case "narrowed":
+                self._liaison.introduce([line.interface for line in self._lines.values()], message["refused"])
             case "drain":
-                self._drain_since_s = time.monotonic()
+                self._drain = Drain(time.monotonic())
                 self._endpoint.hurry()
             case unknown:
                 raise AssertionError(f"the supervisor said {unknown}")
@@ -205,146 +200,31 @@ class Uploader:
             else:
                 line.in_slots[name] = item
 
-    def _may_send(self) -> bool:
-        return self._window.in_flight < self._endpoint.concurrency(SENDERS)
-
-    def _send_due(self) -> None:
-        while self._may_send():
-            chosen = self._window.next(time.monotonic())
-            if chosen is None:
-                return
-            stream, sequence, item = chosen
-            self._totals.attempts += 1
-            job, spooled = self._job(stream, sequence, item)
-            self._items[job.batch] = (stream, item)
-            self._senders.send(job, spooled)
-
-    def _job(self, stream: str, sequence: int, item: Item) -> tuple[Job, Spooled | None]:
-        """An attempt, and the file that the sender is to read its section from, if it is in one."""
-        floor, stamp = self._window.floor(stream), self._route.stamp()
-        if isinstance(item, OnDisk):
-            compress = self._advice(item).worth_trying(SECTION_BYTES)
-            name = item.spooled.batch
-            return Job(name, memoryview(b""), item.packets, floor, compress=compress, stamp=stamp), item.spooled
-        line = self._lines[item.queue_id]
-        name = BatchId(Stream(self._plan.to.sensor, item.batch.epoch, line.interface), sequence)
-        compress = line.advice.worth_trying(len(item.section))
-        account = line.account(item.batch)
-        return Job(name, item.section, item.packets, floor, compress=compress, stamp=stamp, account=account), None
-
     def _hear_threads(self) -> None:
         for news in self._inbox.take():
             match news:
                 case Result():
-                    self._conclude(news)
+                    self._delivery.conclude(news)
                 case Proof():
-                    self._route.proved(news, time.monotonic())
-                    if news.key is not None:
-                        self._moved()
-                        self._channel.send("narrow", packet_filter=news.welcome.packet_filter)
+                    self._proved(news)
                 case Addresses():
                     self._route.resolved(news, time.monotonic())
                 case Written():
                     if self._overflow is not None and self._overflow.written(news):
                         self._moved()
                 case Damaged():
-                    self._damaged(news)
+                    self._delivery.damaged(news)
+                case Answer():
+                    self._liaison.heard(news, time.monotonic())
                 case _ if self._exporter is not None:
                     self._exporter.answer(news)
 
-    def _conclude(self, result: Result) -> None:
-        job = result.job
-        stream, item = self._items.pop(job.batch)
-        self._senders.concluded(job.batch)
-        log.log(
-            SEND,
-            "sent batch",
-            extra=fields(
-                interface=job.batch.stream.interface,
-                sequence=job.batch.sequence,
-                packets=job.packets,
-                bytes=len(job.section),
-                wire_bytes=result.wire_bytes,
-                answer=result.detail,
-                ms=round(result.elapsed_s * 1000, 1),
-            ),
-        )
-        now_s = time.monotonic()
-        follows = retry.rule(result.outcome)
-        if follows.next is Next.ELSEWHERE:
-            where = {"host": self._plan.to.host, "address": job.stamp.address}
-            self._route.complaints.say(result.trouble, **where, why=result.detail)
-            self._answered = False
-            self._endpoint.failed(job.stamp.generation, now_s, result.retry_after_s)
-            self._window.fail(stream, job.batch.sequence, now_s)
-            return
-        if not self._answered:
-            self._answered = True
-            log.info("the vSensor answers", extra=fields(host=self._plan.to.host, address=job.stamp.address))
-        self._endpoint.succeeded(job.stamp.generation)
-        if follows.next is Next.AGAIN:
-            self._again(result, follows.trouble, stream, now_s)
-            return
-        if job.compress and result.wire_bytes:
-            self._advice(item).learn(len(job.section), result.wire_bytes)
-        self._settle(result, follows.reason, stream, item)
-
-    def _again(self, result: Result, trouble: str, stream: str, now_s: float) -> None:
-        self._moved()  # it is there, and speaks
-        if result.outcome is Outcome.STALE and result.vsensor_time_s is not None:
-            # A vSensor that has just started calls everything signed before that stale, with no offset at all.
-            self._route.learn_time(result.vsensor_time_s)
-        if trouble:
-            self._route.complaints.say(trouble, answer=result.detail)
-        self._window.fail(stream, result.job.batch.sequence, now_s + retry.again_s(result.retry_after_s))
-
-    def _settle(self, result: Result, reason: Reason | None, stream: str, item: Item) -> None:
-        name = result.job.batch
-        if reason is not None:
-            log.error(
-                "the vSensor refused a batch for good",
-                extra=fields(
-                    interface=name.stream.interface,
-                    sequence=name.sequence,
-                    packets=item.packets,
-                    reason=reason.value,
-                    answer=result.detail,
-                ),
-            )
-        else:
-            self._totals.batches += 1
-            if self._exporter is not None:
-                self._exporter.acknowledged(result.elapsed_s)
-            self._totals.packets += item.packets
-            self._totals.wire_bytes += result.wire_bytes
-        self._window.settle(stream, name.sequence)
-        if isinstance(item, InSlot):
-            line = self._lines[item.queue_id]
-            del line.in_slots[name]
-            line.consumer.settle(item.batch, reason)
-        elif self._overflow is not None:
-            self._overflow.settled(item, refused=reason is not None)
-        self._moved()
-
-    def _advice(self, item: Item) -> Advice:
-        if isinstance(item, InSlot):
-            return self._lines[item.queue_id].advice
-        if self._overflow is None:
-            raise AssertionError("what is on disk is in a spool")
-        return self._overflow.advice
-
-    def _moved(self) -> None:
-        """A drain goes on while something moves."""
-        if self._drain_since_s is not None:
-            self._drain_since_s = time.monotonic()
-
-    def _damaged(self, damaged: Damaged) -> None:
-        name = damaged.spooled.batch
-        stream, _ = self._items.pop(name)
-        self._senders.concluded(name)
-        self._window.settle(stream, name.sequence)
-        if self._overflow is not None:
-            self._overflow.damaged(damaged)
+    def _proved(self, proof: Proof) -> None:
+        self._route.proved(proof, time.monotonic())
+        if proof.key is not None:
+            self._moved()
+            # The supervisor says "narrowed": then there is something to say to the vSensor, too.
+            self._channel.send("narrow", packet_filter=proof.welcome.packet_filter)
 
     def _retire_idle(self) -> None:
         for queue_id, line in list(self._lines.items()):
@@ -375,21 +255,16 @@ class Uploader:
         log.error("an attempt does not end; starting afresh", extra=fields(after_s=_STUCK_S))
         return True
 
+    def _moved(self) -> None:
+        """A drain goes on while something moves."""
+        if self._drain is not None:
+            self._drain.moved(time.monotonic())
+
     def _drained(self) -> bool:
-        if self._drain_since_s is None:
+        if self._drain is None:
             return False
         if all(line.consumer.idle() for line in self._lines.values()):
             return True
+        can_rescue = self._overflow is not None and not self._overflow.spool.broken
         moved_bytes = self._senders.acknowledged_bytes()
-        if moved_bytes >= self._moved_bytes + _DRAIN_MOVE_BYTES:
-            self._moved_bytes = moved_bytes
-            self._drain_since_s = time.monotonic()
-        # A connection that was replaced begins at nothing again.
-        self._moved_bytes = min(self._moved_bytes, moved_bytes)
-        if time.monotonic() - self._drain_since_s <= _DRAIN_PATIENCE_S:
-            return False
-        if self._rescuing or self._overflow is None or self._overflow.spool.broken:
-            return True
-        self._rescuing = True
-        self._drain_since_s = time.monotonic() + _RESCUE_S
-        return False
+        return self._drain.verdict(time.monotonic(), moved_bytes, can_rescue=can_rescue) is Verdict.LEAVE

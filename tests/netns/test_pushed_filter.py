@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
 from harness import proc
 from harness.programs import UPLOADER
-from harness.world import World
+from harness.world import SENSOR_NAME, World
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
@@ -49,8 +50,12 @@ def test_a_filter_that_would_shift_the_users_is_refused_and_the_user_keeps_what_
     world.start_vsensor(options=("--packet-filter", "not vlan 7"))
     sensor = world.start_sensor("cap0", changes={"BPF": NO_TWO})
     sensor.wait_for("the vSensor's packet filter cannot be; the one before it stays")
+    told = world.store / SENSOR_NAME / "introduction.json"
+    proc.eventually("the vSensor is told", told.exists)
+    refused = json.loads(told.read_text())["packet_filter_refused"]
 
     world.send("cap0", 1000)
     assert sensor.terminate()[0] == 0
 
     assert world.stored_numbers("cap0") == [n for n in range(1000) if not n & 2]
+    assert refused == "BPF: the vSensor's filter has a word that shifts what the user's refers to"

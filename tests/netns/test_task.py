@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 
@@ -9,14 +10,17 @@ import pytest
 from harness import proc
 from harness.world import World
 
+from ossensor import __version__
+
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 ID = "158d1c8083dd49d6b527399fd6414f5c"
+ARN = f"arn:aws:ecs:eu-central-1:111122223333:task/c/{ID}"
 _AGENT = f"""
 import http.server, json
 class Agent(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = json.dumps({{"TaskARN": "arn:aws:ecs:eu-central-1:111122223333:task/c/{ID}"}}).encode()
+        body = json.dumps({{"TaskARN": "{ARN}", "Family": "web", "Revision": "7", "Cluster": "c"}}).encode()
         self.send_response(200 if self.path == "/v4/abc/task" else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -39,8 +43,13 @@ def test_the_task_names_the_sensor_also_after_a_reload_and_a_given_name_counts_m
     sensor.signal(signal.SIGHUP)
     sensor.wait_for("settings read again", applied="nothing")
     world.send("cap0", 10)
+    told = world.store / ID / "introduction.json"
+    proc.eventually("the vSensor is told", told.exists)
     assert sensor.terminate()[0] == 0
     assert _names(world) == {ID}
+    said = json.loads(told.read_text())
+    assert said["task"] == {"arn": ARN, "cluster": "c", "family": "web", "revision": "7"}
+    assert said["application"] == f"ossensor/{__version__}"
 
     named = world.start_sensor("cap0", changes=TASK)
     world.send("cap0", 10)

@@ -16,7 +16,7 @@ import zstandard
 from scripted_server import KEY, NAME, Certificates, Heard, Script, Server, make_certificates, raw
 
 from ossensor.transport import client as client_module
-from ossensor.transport.client import Client, Job, Result, Stamp
+from ossensor.transport.client import Client, Job, Result
 from ossensor.transport.connection import tls_context
 from ossensor.transport.protocol import (
     CONTENT_TYPE,
@@ -31,6 +31,7 @@ from ossensor.transport.protocol import (
     Stream,
 )
 from ossensor.transport.signing import Key, Nonce, Reply, body_matches, sign_reply, verify_request
+from ossensor.transport.stamp import Stamp
 
 OTHER_KEY = Key(b"o" * 32)
 NOW_S = 1_795_000_000

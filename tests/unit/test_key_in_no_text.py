@@ -14,11 +14,12 @@ from test_vsensor_kit import NOW_S, Signer, posing
 
 from ossensor.errors import Exit
 from ossensor.settings import load
-from ossensor.transport.client import Client, Job, Proof, Result, Stamp
+from ossensor.transport.client import Client, Job, Proof, Result
 from ossensor.transport.compression import AUTO
 from ossensor.transport.protocol import BatchId, Stream
 from ossensor.transport.registration import Question
 from ossensor.transport.signing import Key, Nonce, RefusedError, Reply, sign_reply, verify_reply
+from ossensor.transport.stamp import Stamp
 from ossensor.vsensor.certificate import Certificate
 from ossensor.vsensor.server import Settings as CollectorSettings
 from ossensor.vsensor.verify import Authentic, authenticate

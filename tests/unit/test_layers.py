@@ -27,6 +27,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "transport.compression",
             "transport.registration",
             "transport.retry",
+            "transport.introduction",
+            "transport.stamp",
+            "transport.inquiry",
         ),
     ),
     ("capture.*", "transport.connection", "transport.taskmetadata"),
@@ -55,6 +58,7 @@ VSENSOR_MAY_IMPORT = {
         "settings",
         "transport.signing",
         "transport.protocol",
+        "transport.introduction",
     ),
     *BARE_PACKAGES - {"workers", "capture"},
 }

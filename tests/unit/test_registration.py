@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from scripted_server import KEY, NAME, Certificates, Heard, Server, make_certificates, raw
 
-from ossensor.transport.client import Client, Job, Proof, Stamp
+from ossensor.transport.client import Client, Job, Proof
 from ossensor.transport.connection import tls_context
 from ossensor.transport.protocol import (
     CONTROL_TYPE,
@@ -29,6 +29,7 @@ from ossensor.transport.protocol import (
 )
 from ossensor.transport.registration import Question
 from ossensor.transport.signing import Key, Nonce, Reply, body_matches, sign_reply, verify_request
+from ossensor.transport.stamp import Stamp
 
 NEXT_KEY = Key(b"n" * 32)
 STRANGERS_KEY = Key(b"s" * 32)

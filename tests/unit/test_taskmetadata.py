@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ossensor.transport.taskmetadata import maybe_name, maybe_task
+from ossensor.transport.taskmetadata import Task, maybe_read, maybe_task
 
 ID = "158d1c8083dd49d6b527399fd6414f5c"
 ARN = f"arn:aws:ecs:eu-central-1:111122223333:task/a-cluster/{ID}"
@@ -34,7 +34,7 @@ DOCUMENT = json.dumps({"Cluster": "a-cluster", "TaskARN": ARN, "Family": "web", 
     ],
 )
 def test_a_task_is_named_by_the_end_of_its_arn(document: bytes, name: str | None) -> None:
-    assert maybe_name(document) == name
+    assert (maybe_read(document) or (None,))[0] == name
 
 
 Serve = Callable[[Callable[[socket.socket], None]], str]
@@ -68,7 +68,8 @@ def response(body: bytes, status: str = "200 OK") -> bytes:
 def test_the_endpoint_is_asked_for_the_task(serve: Serve) -> None:
     uri = serve(lambda connection: connection.sendall(response(DOCUMENT)))
 
-    assert maybe_task(uri, 20) == ID
+    details = {"arn": ARN, "cluster": "a-cluster", "family": "web", "revision": "7"}
+    assert maybe_task(uri, 20) == Task(ID, details)
     assert serve.heard[0].startswith(b"GET /v4/some-container/task HTTP/1.1\r\n")  # type: ignore[attr-defined]
 
 

@@ -15,6 +15,7 @@ from test_vsensor_kit import section as make_section
 
 from ossensor.transport.protocol import FIELD_TIME, MAX_BODY_BYTES, MAX_CONTROL_BYTES, MAX_SECTION_BYTES, Outcome
 from ossensor.transport.signing import Nonce
+from ossensor.vsensor.collector import Limits
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_b5_a_request_that_is_cut_off_leaves_nothing_behind(server: Running) -> 
 
 
 def test_a_body_that_stalls_is_given_up(tmp_path: Path) -> None:
-    with Running(tmp_path, body_pause_s=0.05) as running:
+    with Running(tmp_path, limits=Limits(body_pause_s=0.05)) as running:
         message = running.signer.message()
         with running.wire.connect() as connection:
             connection.sendall(running.wire.head(message) + message.body[:10])
@@ -68,7 +69,7 @@ def test_when_memory_is_short_a_batch_is_told_to_come_again(tmp_path: Path) -> N
     body = make_section([bytes(2000)])
     frame = zstandard.ZstdCompressor().compress(body)
     assert len(frame) < len(body) / 4
-    with Running(tmp_path, budget_bytes=len(body)) as running:
+    with Running(tmp_path, limits=Limits(budget_bytes=len(body))) as running:
         outcomes = [
             running.send(0, body + b"\0").outcome,
             running.send(0, frame, fields={"Content-Encoding": "zstd"}).outcome,  # with what it opens to, too large

@@ -201,7 +201,7 @@ def answer_of(message: Message, status: int, headers: Mapping[str, str], body: b
     if "signature" in fields:
         reply = Reply(status, message.signed)
         reply.headers.update(headers)
-        control = "/registration" in message.target
+        control = message.method == "POST"
         verify_reply(reply, body, keys={key.id: key}, tag=TAG_CONTROL_REPLY if control else TAG_DATA_REPLY)
         outcome = Outcome(fields[FIELD_OUTCOME])
         assert outcome.status == status

@@ -11,10 +11,11 @@ import pytest
 from cutting_proxy import CuttingProxy
 from test_vsensor_kit import KEY, NOW_S, RUN, STREAM, Running, committed, payload, rows, section, stored
 
-from ossensor.transport.client import Client, Job, Result, Stamp
+from ossensor.transport.client import Client, Job, Result
 from ossensor.transport.connection import tls_context
 from ossensor.transport.protocol import BatchId, Outcome
 from ossensor.transport.signing import Nonce
+from ossensor.transport.stamp import Stamp
 
 COUNT = 500
 _STORED, _FOUND = b"HTTP/1.1 201 Created", b"HTTP/1.1 200 OK"

@@ -1,0 +1,87 @@
+"""What a sensor tells of itself, to a vSensor that has proved to hold the key and to nobody else. Pure.
+
+The registration goes to whoever is at the address, so it says almost nothing (registration.py). This is the other half:
+who and where the sensor is, what it captures, and whether it could do what it was asked to. It is sent after each
+proof, once a minute that is; a vSensor that does not know it answers 404, and nothing is the worse for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from .protocol import MAX_CONTROL_BYTES, MalformedError
+
+# What the task metadata endpoint calls what, where the sensor runs in a task.
+TASK_MEMBERS: Final = {
+    "arn": "TaskARN",
+    "cluster": "Cluster",
+    "family": "Family",
+    "revision": "Revision",
+    "availability_zone": "AvailabilityZone",
+    "launch_type": "LaunchType",
+}
+_TEXT_CHARACTERS_MAX: Final = 512
+# A host with more tells of so many: names of 15 bytes, and 16 KiB for everything.
+_INTERFACES_MAX: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """One sensor, at this moment."""
+
+    application: str
+    host: str
+    task: Mapping[str, str] = field(default_factory=dict)  # members of TASK_MEMBERS that are known
+    interfaces: tuple[str, ...] = ()
+    interfaces_in_all: int = 0
+    antigena: str = "off"
+    packet_filter_refused: str = ""  # why the filter that the vSensor asked for is not in force
+
+    @classmethod
+    def of(cls, *, interfaces: list[str], refused: str, **known: Any) -> Introduction:
+        """One that fits into a message, whatever the sensor has."""
+        shown = tuple(sorted(interfaces)[:_INTERFACES_MAX])
+        refused = "".join(c for c in refused if c.isprintable())[:_TEXT_CHARACTERS_MAX]
+        return cls(interfaces=shown, interfaces_in_all=len(interfaces), packet_filter_refused=refused, **known)
+
+    @property
+    def body(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def parse(cls, body: bytes) -> Introduction:
+        """The introduction in a body; members that this version does not know are passed over.
+
+        Raises MalformedError for one that is no JSON object, or has a member that no sensor would send.
+        """
+        try:
+            values = json.loads(body)
+        except (ValueError, RecursionError) as e:
+            raise MalformedError("the introduction is no JSON") from e
+        if not isinstance(values, dict) or len(body) > MAX_CONTROL_BYTES:
+            raise MalformedError("the introduction is no JSON object, or too long")
+        task, interfaces = values.get("task", {}), values.get("interfaces", [])
+        in_all = values.get("interfaces_in_all", 0)
+        if not isinstance(task, dict) or not isinstance(interfaces, list) or len(interfaces) > _INTERFACES_MAX:
+            raise MalformedError("task or interfaces are not what they should be")
+        if type(in_all) is not int or not 0 <= in_all < 2**31:
+            raise MalformedError("the number of interfaces is none")
+        return cls(
+            application=_text(values.get("application", "")),
+            host=_text(values.get("host", "")),
+            task={name: _text(task[name]) for name in TASK_MEMBERS if name in task},
+            interfaces=tuple(_text(name) for name in interfaces),
+            interfaces_in_all=in_all,
+            antigena=_text(values.get("antigena", "off")),
+            packet_filter_refused=_text(values.get("packet_filter_refused", "")),
+        )
+
+
+def _text(value: object) -> str:
+    """A text that can stand in a line of a log or on a page. Raises MalformedError."""
+    if not isinstance(value, str) or len(value) > _TEXT_CHARACTERS_MAX or not value.isprintable():
+        raise MalformedError("a member of the introduction is no printable text, or too long")
+    return value
