@@ -68,7 +68,8 @@ test: lint  ## lint, types, and every test; in a user namespace where there is n
 	else $(BIN)/pytest $(PYTEST_ARGS); fi
 
 chaos: system-test install $(VENV)/.installed-test  ## outages of a minute each, in place of a quarter; root
-	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/netns/test_outages.py tests/netns/test_kills.py $(PYTEST_ARGS)
+	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/netns/test_outages.py tests/netns/test_kills.py tests/netns/test_slow_vsensor.py \
+	  $(PYTEST_ARGS)
 
 bench: system-test install  ## what capturing and forwarding cost beside tcpdump; half an hour, root
 	$(call apt,$(SYSTEM_BENCH))

@@ -1,0 +1,61 @@
+"""B2: the line to the vSensor carries a tenth of what comes in, for as long as it takes."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from harness import proc
+from harness.programs import Sensor
+from harness.world import World
+
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
+
+PER_SECOND = 20_000  # some 36 Mbit/s of sections
+LINE = "tc qdisc add dev up0 root tbf rate 4mbit burst 32k latency 50ms"
+LASTS_S = 600 if os.environ.get("OSSENSOR_CHAOS") else 15
+GROWTH_KIB = 1024  # in all that time: a list that keeps one reference for each packet grows by that in half a second
+SMALL = {"OSSENSOR_BUFFER_MB": "4", "OSSENSOR_RING_MB": "1", "OSSENSOR_COMPRESSION": "off"}
+
+
+def _private_kib(sensor: Sensor) -> int:
+    """Memory that is no other process's, of all of the sensor's processes: ring and slots are shared, and fixed."""
+    pages = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in proc.tree(sensor.pid)]
+    return sum(int(kib) for text in pages for kib in re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.MULTILINE))
+
+
+def _counted(sensor: Sensor) -> dict[str, int]:
+    (line,) = [line for line in sensor.lines if "books closed: " in line]
+    return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", line)}
+
+
+def test_b2_at_a_tenth_of_the_load_memory_is_flat_and_all_that_is_lost_is_in_the_kernels_count(world: World) -> None:
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0", changes={**SMALL, "OSSENSOR_DEBUG": "2"})
+    world.send("cap0", 10, first=10_000_000)
+    proc.eventually("the first frames are stored", lambda: world.holds("cap0", 10))
+    world.sensor.run(*LINE.split())
+    sender = world.sender("cap0", per_second=PER_SECOND)
+
+    def dropping() -> bool:
+        return any(record["kernel_drops"] > 0 for record in sensor.records("capture stats"))
+
+    proc.eventually("what memory holds is full", dropping, timeout_s=60)
+    before_kib = _private_kib(sensor)
+    time.sleep(LASTS_S)  # the slow time itself
+    after_kib = _private_kib(sensor)
+    sent = sender.stop() + 10
+    world.sensor.run(*["tc", "qdisc", "delete", "dev", "up0", "root"])
+
+    assert sensor.terminate()[0] == 0
+    books, stored = _counted(sensor), world.stored_numbers("cap0")
+    print(f"{LASTS_S} s: {sent} sent, {books}; private memory {before_kib} KiB, then {after_kib}")
+    assert books["received"] == sent
+    assert books["kernel_drops"] > 0.5 * sent  # or the line was not slow
+    assert books["delivered"] == sent - books["kernel_drops"] == len(stored)
+    assert len(set(stored)) == len(stored)
+    assert after_kib - before_kib <= GROWTH_KIB
