@@ -57,13 +57,21 @@ def test_configuring_twice_leaves_one_handler(capfd: pytest.CaptureFixture[str])
     assert len(capfd.readouterr().err.splitlines()) == 1
 
 
-def test_libraries_speak_up_only_to_warn(capfd: pytest.CaptureFixture[str]) -> None:
+def test_libraries_speak_up_only_to_warn_and_urllib3_whom_a_peer_can_make_warn_not_even_then(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     logs.configure(5, "text")
-    logging.getLogger("urllib3.connectionpool").info("chatter")
-    logging.getLogger("urllib3.connectionpool").warning("trouble")
+    for name in ("asyncio", "urllib3.connectionpool"):
+        logging.getLogger(name).info("chatter")
+        logging.getLogger(name).warning("trouble of %s", name)
+        logging.getLogger(name).error("failure of %s", name)
     logs.flush_briefly()
 
-    assert [line.split()[-1] for line in capfd.readouterr().err.splitlines()] == ["trouble"]
+    assert [line.split(": ")[-1] for line in capfd.readouterr().err.splitlines()] == [
+        "trouble of asyncio",
+        "failure of asyncio",
+        "failure of urllib3.connectionpool",
+    ]
 
 
 def record(**more: object) -> logging.LogRecord:
