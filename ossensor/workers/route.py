@@ -169,6 +169,8 @@ class Route:
             self.complaints.say(proof.trouble, host=self._to.host, address=question.address, why=proof.detail)
             self.endpoint.failed(question.generation, now_s, proof.retry_after_s)
             return
+        if question.generation != self.endpoint.generation:
+            return  # a batch failed meanwhile, and the address was given up: the next proof is another's
         if proof.pin and (self._proof is None or self._proof.pin != proof.pin):
             where = fields(host=self._to.host, address=question.address, certificate_sha256=proof.pin)
             log.info("the vSensor has proved to hold the key; its certificate is pinned", extra=where)
