@@ -11,6 +11,7 @@ from .capture.engine import filter_snaplen
 from .capture.filterbank import FilterBank
 from .port import Recipe
 from .settings import Settings
+from .transport.introduction import Introduction
 from .transport.signing import Key
 from .workers.lines import Plan as UploaderPlan
 from .workers.route import Destination
@@ -49,5 +50,5 @@ def uploader_plan(settings: Settings, task: Mapping[str, str]) -> UploaderPlan:
         application=_APPLICATION,
     )
     folder = "" if settings.spool_dir is None else str(settings.spool_dir)
-    known = {"application": _APPLICATION, "host": platform.node(), "task": task}
-    return UploaderPlan(to, settings.compression, known, folder, settings.spool_mb << 20)
+    introduction = Introduction(_APPLICATION, platform.node(), task)
+    return UploaderPlan(to, settings.compression, introduction, folder, settings.spool_mb << 20)

@@ -28,6 +28,15 @@ from .workers.uploader import Uploader
 _GIVE_UP_AFTER: Final = 20
 
 
+def _settled(ports: Iterable[Port]) -> int:
+    """How many packets left the slots, by uploaders' own count.
+
+    Not that one is up tells that it works: memory may run short at each first batch.
+    """
+    regions = [port.region for port in ports]
+    return sum(region.delivered() + region.spooled() + sum(region.dropped().values()) for region in regions)
+
+
 class Uplink:
     """`guard` is asked to leave addresses out of the capture before the uploader may connect to them.
 
@@ -52,7 +61,7 @@ class Uplink:
         self._heartbeat = Heartbeat()
         self._channel: Channel | None = None
         self._draining = False
-        self._ready = False  # the present uploader, or the one that died last, has said that it is
+        self._settled = 0  # packets, when the present uploader started
 
     def start(self, forge: Forge, ports: Iterable[Port]) -> None:
         """Forks an uploader and tells it everything. OSError when there is no process to be had, which backs off."""
@@ -76,8 +85,8 @@ class Uplink:
         finally:
             theirs.close()
         self.child.started(time.monotonic())
-        self._ready = False
         self._channel = ours
+        self._settled = _settled(ports)
         for port in ports:
             self.hand_over(port)
             if port.retiring is not None and not port.child.alive:
@@ -118,8 +127,6 @@ class Uplink:
                 self._tell("narrowed", refused=self._narrow(message.get("packet_filter")))
             elif message["op"] == "retired" and isinstance(message.get("queue"), int):
                 emptied.append(message["queue"])
-            elif message["op"] == "ready":
-                self._ready = True
         if self._channel.ended and self.process is not None:
             self.process.signal(signal.SIGKILL)  # it hung up: dead already, or of no use
         return emptied
@@ -137,7 +144,8 @@ class Uplink:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-        struck = process is not None and process.struck(exit_code) and self.child.may_hurry(worked=self._ready)
+        struck = process is not None and process.struck(exit_code)
+        struck = struck and self.child.may_hurry(worked=_settled(ports) != self._settled)
         self.child.ended(exit_code, time.monotonic(), struck=struck)
         for port in ports:
             ring_for_dead(port.pipes)

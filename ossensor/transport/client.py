@@ -162,7 +162,7 @@ class Client:
         try:
             reply, content = self._exchange(request, what.stamp.address, what.body)
         except _NoAnswerError as e:
-            return Answer(what, e.detail)
+            return Answer(e.detail)
         return inquiry.judge(what, reply, content)
 
     def prove(self, question: Question) -> Proof:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from dataclasses import asdict, dataclass, field, replace
+from typing import Final
 
 from .protocol import MAX_CONTROL_BYTES, MalformedError
 
@@ -40,12 +40,14 @@ class Introduction:
     antigena: str = "off"
     packet_filter_refused: str = ""  # why the filter that the vSensor asked for is not in force
 
-    @classmethod
-    def of(cls, *, interfaces: list[str], refused: str, **known: Any) -> Introduction:
-        """One that fits into a message, whatever the sensor has."""
-        shown = tuple(sorted(interfaces)[:_INTERFACES_MAX])
-        refused = "".join(c for c in refused if c.isprintable())[:_TEXT_CHARACTERS_MAX]
-        return cls(interfaces=shown, interfaces_in_all=len(interfaces), packet_filter_refused=refused, **known)
+    def now(self, interfaces: list[str], refused: str) -> Introduction:
+        """With what changes, as far as it fits into a message."""
+        return replace(
+            self,
+            interfaces=tuple(sorted(interfaces)[:_INTERFACES_MAX]),
+            interfaces_in_all=len(interfaces),
+            packet_filter_refused="".join(c for c in refused if c.isprintable())[:_TEXT_CHARACTERS_MAX],
+        )
 
     @property
     def body(self) -> bytes:

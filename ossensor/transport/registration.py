@@ -12,15 +12,15 @@ for something (protocol.Welcome); its body is covered by the signature, so it is
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 from dataclasses import dataclass
 from typing import Final
 
 from . import protocol
+from .inquiry import control_request
 from .protocol import MalformedError, Outcome, Welcome, parse_number
-from .signing import Key, Nonce, RefusedError, Reply, Request, sign_request, verify_reply
+from .signing import Key, Nonce, RefusedError, Reply, Request, verify_reply
 
 _PROTOCOL_VERSION: Final = 1
 
@@ -45,14 +45,9 @@ class Question:
 def ask(question: Question, key: Key, nonce: Nonce, *, authority: str, application: str) -> tuple[Request, bytes]:
     """The signed request and its body."""
     body = json.dumps({"protocol": _PROTOCOL_VERSION, "application": application}).encode()
-    request = Request("POST", f"https://{authority}{protocol.registration_path(question.sensor)}")
-    request.headers["Host"] = authority
-    request.headers["User-Agent"] = application
-    request.headers["Accept-Encoding"] = "identity"
-    request.headers["Content-Type"] = protocol.CONTROL_TYPE
-    digest = hashlib.sha256(body).digest()
-    sign_request(request, digest, key=key, tag=protocol.TAG_CONTROL, created_s=question.created_s, nonce=nonce)
-    return request, body
+    path, created_s = protocol.registration_path(question.sensor), question.created_s
+    who = {"authority": authority, "application": application}
+    return control_request(path, body, **who, key=key, created_s=created_s, nonce=nonce), body
 
 
 def judge(reply: Reply, content: bytes, key: Key, seen_sha256: str | None) -> tuple[int, Welcome]:

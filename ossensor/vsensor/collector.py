@@ -123,7 +123,8 @@ class Collector:
         self._gate = verify.Gate(clock())
         self._order = Order(index.next, index.has)
         self.budget = Budget(limits.budget_bytes)
-        self.tally: Counter[str] = Counter()  # replies by outcome; "unauthentic" is none of them
+        self.tally: Counter[str] = Counter()  # batches by outcome, and whatever was "unauthentic" or "gone"
+        self.controls: Counter[str] = Counter()  # the other requests by outcome; nothing was to be stored by them
         self.app = Starlette(
             routes=[
                 Route(_PATH, self.put_batch, methods=["PUT"]),
@@ -201,7 +202,7 @@ class Collector:
                 outcome = _acted(act, head, bytes(content))
             else:
                 outcome = Outcome.ALTERED
-        self.tally[outcome.value] += 1
+        self.controls[outcome.value] += 1
         return self._signed(authentic, outcome, TAG_CONTROL_REPLY, named, answer)
 
     async def _answer(self, head: verify.Head, body: Body) -> Response:

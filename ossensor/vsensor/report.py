@@ -97,7 +97,7 @@ class Report:
                     bytes=total.bytes,
                     file=str(self._store / total.file),
                 )
-        refused = {name: n for name, n in tally.items() if name not in {"stored", "present", "registered"}}
+        refused = {name: n for name, n in tally.items() if name not in {"stored", "present"}}
         if refused != self._tally:
             self._say(
                 "vsensor: not stored: " + ", ".join(f"{n:,} {name}" for name, n in sorted(refused.items())),

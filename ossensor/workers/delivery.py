@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from ossensor.accounting import Reason
@@ -21,9 +21,8 @@ from ossensor.transport.client import Job, Result
 from ossensor.transport.compression import Advice
 from ossensor.transport.protocol import BatchId, Outcome, Stream
 from ossensor.transport.retry import Next
-from ossensor.transport.window import Window
 
-from .lines import InSlot, Item, Line, OnDisk, Plan, Totals
+from .lines import Holdings, InSlot, Item, OnDisk, Plan
 from .overflow import Overflow
 from .route import Route
 from .senders import Senders
@@ -42,24 +41,23 @@ class Delivery:
     def __init__(
         self,
         plan: Plan,
-        lines: Mapping[int, Line],
-        window: Window[Item],
-        totals: Totals,
+        holdings: Holdings,
         route: Route,
         overflow: Overflow | None,
         senders: Senders,
         moved: Callable[[], None],
+        acknowledged: Callable[[float], None],
     ) -> None:
         self._plan = plan
-        self._lines = lines
-        self._window = window
-        self._totals = totals
+        self._lines = holdings.lines
+        self._window = holdings.window
+        self._totals = holdings.totals
         self._route = route
         self._endpoint = route.endpoint
         self._overflow = overflow
         self._senders = senders
         self._moved = moved
-        self.acknowledged: Callable[[float], None] = lambda _: None
+        self._acknowledged = acknowledged
         self._answered = False
         self._items: dict[BatchId, tuple[str, Item]] = {}
 
@@ -154,7 +152,7 @@ class Delivery:
             )
         else:
             self._totals.batches += 1
-            self.acknowledged(result.elapsed_s)
+            self._acknowledged(result.elapsed_s)
             self._totals.packets += item.packets
             self._totals.wire_bytes += result.wire_bytes
         self._window.settle(stream, name.sequence)

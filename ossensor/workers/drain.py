@@ -7,7 +7,6 @@ is above all of it.
 
 from __future__ import annotations
 
-from enum import Enum, auto
 from typing import Final
 
 _PATIENCE_S: Final = 2.5
@@ -18,16 +17,8 @@ _RESCUE_S: Final = 4.0
 LOOK_S: Final = 0.25  # how often it is looked whether anything moves
 
 
-class Verdict(Enum):
-    """What to do now."""
-
-    GO_ON = auto()
-    RESCUE = auto()  # what is left goes to the disk
-    LEAVE = auto()
-
-
 class Drain:
-    """From its construction on."""
+    """From its construction on. `rescuing`: what is left goes to the disk now."""
 
     def __init__(self, now_s: float) -> None:
         self._since_s = now_s
@@ -38,17 +29,17 @@ class Drain:
         """Something was acknowledged, or answered."""
         self._since_s = now_s
 
-    def verdict(self, now_s: float, acknowledged_bytes: int, *, can_rescue: bool) -> Verdict:
-        """With something left: whether it is waited for. `acknowledged_bytes`: by the peer's TCP, so far."""
+    def over(self, now_s: float, acknowledged_bytes: int, *, can_rescue: bool) -> bool:
+        """With something left: whether it is waited for no more. `acknowledged_bytes`: by the peer's TCP, so far."""
         if acknowledged_bytes >= self._moved_bytes + _MOVE_BYTES:
             self._moved_bytes = acknowledged_bytes
             self._since_s = now_s
         # A connection that was replaced begins at nothing again.
         self._moved_bytes = min(self._moved_bytes, acknowledged_bytes)
         if now_s - self._since_s <= _PATIENCE_S:
-            return Verdict.GO_ON
+            return False
         if self.rescuing or not can_rescue:
-            return Verdict.LEAVE
+            return True
         self.rescuing = True
         self._since_s = now_s + _RESCUE_S
-        return Verdict.RESCUE
+        return False

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from ossensor.transport.client import Client
 from ossensor.transport.inquiry import Answer, Inquiry
@@ -28,15 +28,15 @@ _AGAIN_S: Final = 1.0
 
 
 class Liaison:
-    """`known` is what an introduction says that does not change; `report` is called from the thread."""
+    """`me` is what an introduction says that does not change; `report` is called from the thread."""
 
     def __init__(
-        self, route: Route, client: Client, sensor: str, known: Mapping[str, Any], report: Callable[[Answer], None]
+        self, route: Route, client: Client, sensor: str, me: Introduction, report: Callable[[Answer], None]
     ) -> None:
         self._route = route
         self._client = client
         self._sensor = sensor
-        self._known = known
+        self._me = me
         self._report = report
         self._said: tuple[list[str], str] = [], ""
         self._again_s: float | None = None
@@ -47,7 +47,7 @@ class Liaison:
         """Says who this is; `refused`: why the vSensor's packet filter is not in force."""
         self._said = interfaces, refused
         if self._route.endpoint.is_open and self._inquiries.qsize() < _WAITING_MAX:
-            body = Introduction.of(interfaces=interfaces, refused=refused, **self._known).body
+            body = self._me.now(interfaces, refused).body
             self._inquiries.put(Inquiry(introduction_path(self._sensor), body, self._route.stamp()))
 
     def attend(self, now_s: float) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ossensor.accounting import Reason
 from ossensor.slots import Batch, Consumer
 from ossensor.spoolfile import Spooled
 from ossensor.transport.compression import Advice, Policy
+from ossensor.transport.introduction import Introduction
 from ossensor.transport.protocol import Account, BatchId
+from ossensor.transport.window import Window
 
 from .route import Destination
 
@@ -21,7 +21,7 @@ class Plan:
 
     to: Destination
     compression: Policy
-    known: Mapping[str, Any] = field(default_factory=dict)  # what an introduction says that does not change
+    introduction: Introduction  # what of it does not change
     spool_folder: str = ""  # empty: no spool
     spool_bytes: int = 0
 
@@ -81,6 +81,15 @@ class Totals:
     spooled: int = 0  # packets written to the disk,
     unspooled: int = 0  # acknowledged from there, what earlier lives left included,
     spool_lost: int = 0  # and damaged or refused there
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """All of it. The uploader's main thread has one; its parts look and write in the same."""
+
+    window: Window[Item]
+    lines: dict[int, Line] = field(default_factory=dict)  # by queue
+    totals: Totals = field(default_factory=Totals)
 
 
 def stream_of(batch: BatchId) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from ossensor.accounting import Reason
@@ -22,9 +22,8 @@ from ossensor.slots import Batch
 from ossensor.spoolfile import Spooled
 from ossensor.transport.compression import Advice
 from ossensor.transport.protocol import BatchId
-from ossensor.transport.window import Window
 
-from .lines import InSlot, Item, Line, OnDisk, Plan, Totals, stream_of
+from .lines import Holdings, InSlot, OnDisk, Plan, stream_of
 from .spool import Damaged, Order, Spool, Written
 
 log = logging.getLogger(__name__)
@@ -36,15 +35,13 @@ class Overflow:
     def __init__(
         self,
         plan: Plan,
-        lines: Mapping[int, Line],
-        window: Window[Item],
-        totals: Totals,
+        holdings: Holdings,
         complaints: Complaints,
         report: Callable[[Written], None],
     ) -> None:
-        self._lines = lines
-        self._window = window
-        self._totals = totals
+        self._lines = holdings.lines
+        self._window = holdings.window
+        self._totals = holdings.totals
         self._complaints = complaints
         self._writing: dict[BatchId, InSlot] = {}
         self._on_disk: set[BatchId] = set()

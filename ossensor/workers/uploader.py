@@ -34,10 +34,10 @@ from ossensor.transport.window import Window
 
 from .child import HEARTBEAT_S, Heartbeat, Signals
 from .delivery import SENDERS, Delivery
-from .drain import LOOK_S, Drain, Verdict
+from .drain import LOOK_S, Drain
 from .inbox import Inbox
 from .liaison import Liaison
-from .lines import InSlot, Item, Line, Plan, Totals, stream_of
+from .lines import Holdings, InSlot, Line, Plan, stream_of
 from .overflow import Overflow
 from .route import Addresses, Route
 from .senders import Senders
@@ -73,9 +73,8 @@ class Uploader:
         self._plan = plan
         self._channel = channel
         self._heartbeat = heartbeat
-        self._lines: dict[int, Line] = {}
-        self._window: Window[Item] = Window(_IN_FLIGHT_PER_STREAM)
-        self._totals = Totals()
+        holdings = Holdings(Window(_IN_FLIGHT_PER_STREAM))
+        self._lines, self._window, self._totals = holdings.lines, holdings.window, holdings.totals
         self._stats_at_s = time.monotonic() + _STATS_EVERY_S
         self._drain: Drain | None = None
         self._inbox: Inbox[News] = Inbox()
@@ -85,15 +84,15 @@ class Uploader:
         self._overflow: Overflow | None = None
         if plan.spool_folder:
             complaints = self._route.complaints
-            self._overflow = Overflow(plan, self._lines, self._window, self._totals, complaints, self._report)
+            self._overflow = Overflow(plan, holdings, complaints, self._report)
         read = None if self._overflow is None else self._overflow.spool.read
         spokesman = Client(to.host, to.port, context, to.application)
-        self._liaison = Liaison(self._route, spokesman, to.sensor, plan.known, self._report)
+        self._liaison = Liaison(self._route, spokesman, to.sensor, plan.introduction, self._report)
         clients = [Client(to.host, to.port, context, to.application, plan.compression) for _ in range(SENDERS)]
         self._senders = Senders(clients, read, self._report)
-        shared = (plan, self._lines, self._window, self._totals, self._route, self._overflow, self._senders)
-        self._delivery = Delivery(*shared, self._moved)
         self._exporter = self._exported(metrics)
+        acknowledged = (lambda _: None) if self._exporter is None else self._exporter.acknowledged
+        self._delivery = Delivery(plan, holdings, self._route, self._overflow, self._senders, self._moved, acknowledged)
 
     def _exported(self, listener: socket.socket | None) -> Exporter | None:
         if listener is None:
@@ -105,9 +104,7 @@ class Uploader:
             own = of_uploader(vars(self._totals), len(self._window), reachable=self._endpoint.reachable)
             return [*per_interface(regions), *own]
 
-        exporter = Exporter(listener, self._report, collected)
-        self._delivery.acknowledged = exporter.acknowledged
-        return exporter
+        return Exporter(listener, self._report, collected)
 
     def _report(self, news: News) -> None:
         """From any thread."""
@@ -267,4 +264,4 @@ class Uploader:
             return True
         can_rescue = self._overflow is not None and not self._overflow.spool.broken
         moved_bytes = self._senders.acknowledged_bytes()
-        return self._drain.verdict(time.monotonic(), moved_bytes, can_rescue=can_rescue) is Verdict.LEAVE
+        return self._drain.over(time.monotonic(), moved_bytes, can_rescue=can_rescue)

@@ -17,8 +17,7 @@ from harness.world import World
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
-# About 0.1 MB/s: a minute without uploader or vSensor, their longest back-offs one after the other, fills a fifth of
-# the 32 MiB that wait for the vSensor by default, and half a minute without a worker a fifth of the 16 MiB of ring.
+# About 0.1 MB/s: half a minute without a worker, its longest back-off, fills a fifth of the 16 MiB of ring.
 PER_SECOND = 500
 KILLS = 10
 MANY_PER_SECOND = 5_000

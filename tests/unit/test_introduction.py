@@ -65,7 +65,7 @@ def test_what_no_sensor_would_send_is_malformed(body: bytes) -> None:
 @given(st.lists(st.text(max_size=15), max_size=400), st.text(max_size=2000))
 def test_whatever_a_sensor_has_fits_and_is_read_back(interfaces: list[str], refused: str) -> None:
     names = ["".join(c for c in name if c.isprintable()) for name in interfaces]
-    said = Introduction.of(application="x", host="h", interfaces=names, refused=refused)
+    said = Introduction("x", "h").now(names, refused)
 
     assert len(said.body) <= MAX_CONTROL_BYTES
     assert Introduction.parse(said.body) == said

@@ -16,6 +16,7 @@ from ossensor.errors import Exit
 from ossensor.settings import load
 from ossensor.transport.client import Client, Job, Proof, Result
 from ossensor.transport.compression import AUTO
+from ossensor.transport.introduction import Introduction
 from ossensor.transport.protocol import BatchId, Stream
 from ossensor.transport.registration import Question
 from ossensor.transport.signing import Key, Nonce, RefusedError, Reply, sign_reply, verify_reply
@@ -63,7 +64,7 @@ HOLDERS: dict[str, Callable[[], object]] = {
     "question": lambda: QUESTION,
     "proof": lambda: Proof(QUESTION, "", KEY),
     "destination": lambda: DESTINATION,
-    "plan": lambda: Plan(DESTINATION, AUTO),
+    "plan": lambda: Plan(DESTINATION, AUTO, Introduction("x", "h")),
     "route": _route,
     "collector's settings": lambda: CollectorSettings(
         {KEY.id: KEY}, Path("/"), Certificate(Path("/"), Path("/"), ""), durable=True, rotate_bytes=1

@@ -190,11 +190,11 @@ def test_a_child_that_was_killed_at_its_work_has_a_successor_soon_however_often(
     driver = """
 import os, signal, sys, time
 from ossensor.backoff import Backoff
-from ossensor.vsensor.keeper import Keeper
+from ossensor.vsensor.keeper import _SERVED_S, Keeper
 def say(pid, why, delay_s):
     print(why, delay_s, flush=True)
 def serve():
-    time.sleep(1.05)
+    time.sleep(_SERVED_S * 1.05)  # the time of service itself
     os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(Keeper(serve, Backoff(), say).run())
 """

@@ -61,6 +61,10 @@ class Fickle:
         while True:
             yield from self._rng.sample(PASSING, len(PASSING))
 
+    def garbage(self) -> bytes:
+        with self._lock:
+            return self._rng.randbytes(300)
+
     def next(self, path: str, body: bytes, packets: int) -> str | Outcome:
         """How this attempt is answered; told before it is."""
         with self._lock:
@@ -117,7 +121,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _broken(self, how: str) -> None:
         stored = Outcome.STORED
         others: dict[str, Callable[[], None]] = {
-            "garbage": lambda: self._bytes(random.randbytes(300)),
+            "garbage": lambda: self._bytes(self.fickle.garbage()),
             "half a reply": lambda: self._bytes(b"HTTP/1.1 201 Created\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500),
             "half a head": lambda: self._bytes(b"HTTP/1.1 201 Created\r\nContent-Le"),
             "nothing": lambda: self._bytes(b""),
@@ -130,7 +134,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _drip(self) -> None:
         self._bytes(b"HTTP/1.1 201 Created\r\nContent-Length: 1000\r\n\r\n")
         for _ in range(1000):
-            time.sleep(1)  # this is what it does
+            time.sleep(1)  # the fault itself: nobody waits for something to have happened
             try:
                 self._bytes(b"x")
             except OSError:
