@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from harness import proc
+from harness import idle, proc
 from harness.namespaces import in_user_namespace
 from harness.programs import UPLOADER, Sensor, worker_of
 from harness.world import World
@@ -16,7 +16,6 @@ pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 NOBODY = "65534"
 _ORPHANS = 20
-_IDLE_S = 20
 
 
 def _running(world: World, *, under: tuple[str, ...] = ()) -> Sensor:
@@ -28,7 +27,7 @@ def _running(world: World, *, under: tuple[str, ...] = ()) -> Sensor:
     return sensor
 
 
-def test_idle_it_uses_less_than_one_percent_of_a_core_in_all(world: World) -> None:
+def test_idle_it_takes_less_than_seven_and_a_half_times_what_sleeping_takes(world: World) -> None:
     world.add_link("cap1", "cap2")
     sensor = _running(world)
     for name in ("cap1", "cap2"):
@@ -40,12 +39,10 @@ def test_idle_it_uses_less_than_one_percent_of_a_core_in_all(world: World) -> No
         return proc.cpu_s(sensor.pid) - before < 0.1
 
     proc.eventually("start-up is over", settled, timeout_s=20)
-    before, start = proc.cpu_s(sensor.pid), time.monotonic()
-    time.sleep(_IDLE_S)
-    used, wall = proc.cpu_s(sensor.pid) - before, time.monotonic() - start
+    _, ratio = idle.cost(world, sensor)
 
-    print(f"{used:.2f} s of processor time in {wall:.1f} s: {used / wall:.2%} of a core")
-    assert used / wall < 0.01
+    # 4.9 to 5.2 whatever the machine's hour; on a quiet one 0.3 % of a core, where 1 % is allowed.
+    assert ratio < 7.5
 
 
 @pytest.mark.skipif(in_user_namespace(), reason="a user namespace with one user has no other to change to")

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import proc
+from harness import idle, proc
 from harness.programs import Sensor
 from harness.world import World
 
@@ -14,7 +14,6 @@ pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(300)]
 
 INTERFACES = 200
 SMALL = {"OSSENSOR_RING_MB": "1", "OSSENSOR_BUFFER_MB": "4", "OSSENSOR_MEMORY_MB": "1000"}
-_WATCH_S = 20
 _MIB = 1 << 20
 
 
@@ -54,7 +53,7 @@ def _settle(sensor: Sensor, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def cost(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]) -> tuple[float, float]:
-    """Share of a core that all take together, and private MiB of each of the second hundred."""
+    """How often the peer's processor time all take together, and private MiB of each of the second hundred."""
     folder = tmp_path_factory.mktemp("scale")
     with World(folder, certificate) as world:
         world.start_vsensor()
@@ -66,15 +65,17 @@ def cost(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path
         _add(world, folder, range(INTERFACES // 2, INTERFACES))
         _settle(sensor, INTERFACES)
         each_mib = (_private_bytes(sensor) - half) / (INTERFACES // 2) / _MIB
-        before_s, start_s = proc.scheduled_s(sensor.pid), time.monotonic()
-        time.sleep(_WATCH_S)
-        share = (proc.scheduled_s(sensor.pid) - before_s) / (time.monotonic() - start_s)
+        share, ratio = idle.cost(world, sensor)
     print(f"{INTERFACES} idle interfaces: {share:.2%} of a core, {each_mib:.2f} MiB private for each further one")
-    return share, each_mib
+    return ratio, each_mib
 
 
-def test_two_hundred_idle_interfaces_take_less_than_two_percent_of_a_core(cost: tuple[float, float]) -> None:
-    assert cost[0] < 0.02
+def test_two_hundred_idle_interfaces_take_less_than_four_and_a_half_times_what_sleeping_takes(
+    cost: tuple[float, float],
+) -> None:
+    # 2.8 to 3.4 whatever the machine's hour. On a quiet one that is 1.0 % of a core, where 2 % are allowed: room for a
+    # doubling then, for half as much again here.
+    assert cost[0] < 4.5
 
 
 def test_each_further_interface_takes_six_mib_of_private_memory_at_most(cost: tuple[float, float]) -> None:
