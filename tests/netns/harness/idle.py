@@ -1,7 +1,7 @@
 """What doing nothing costs, beside a peer that does nothing: as many bare processes, each of which wakes once a second.
 
-A share of a core says as much of the machine's hour as of the program: on one machine the peer's 200 processes took from
-half a percent to 1.7 % within a day. So the two are watched at the same time, and compared.
+A share of a core says as much of the machine's hour as of the program: within a day one sensor with 200 interfaces took
+1.0 to 7 %, and the bare processes 1.3 to 1.7 in the slow hours. So the two are watched together, and compared.
 """
 
 from __future__ import annotations
