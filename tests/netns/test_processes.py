@@ -27,7 +27,7 @@ def _running(world: World, *, under: tuple[str, ...] = ()) -> Sensor:
     return sensor
 
 
-def test_idle_it_takes_less_than_seven_and_a_half_times_what_sleeping_takes(world: World) -> None:
+def test_idle_its_processes_wake_some_every_other_second_and_do_little_then(world: World) -> None:
     world.add_link("cap1", "cap2")
     sensor = _running(world)
     for name in ("cap1", "cap2"):
@@ -39,10 +39,11 @@ def test_idle_it_takes_less_than_seven_and_a_half_times_what_sleeping_takes(worl
         return proc.cpu_s(sensor.pid) - before < 0.1
 
     proc.eventually("start-up is over", settled, timeout_s=20)
-    _, ratio = idle.cost(world, sensor)
+    found = idle.cost(world, sensor)
 
-    # 4.9 to 5.2 whatever the machine's hour; on a quiet one 0.3 % of a core, where 1 % is allowed.
-    assert ratio < 7.5
+    # Measured 0.52, to the digit, at any hour, and 3.4 to 5.1 times; on a quiet machine 0.3 % of a core.
+    assert found.wakes_per_s < 0.6
+    assert found.times_the_peer < 7.5
 
 
 @pytest.mark.skipif(in_user_namespace(), reason="a user namespace with one user has no other to change to")

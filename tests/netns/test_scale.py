@@ -52,8 +52,8 @@ def _settle(sensor: Sensor, count: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def cost(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]) -> tuple[float, float]:
-    """How often the peer's processor time all take together, and private MiB of each of the second hundred."""
+def cost(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]) -> tuple[idle.Cost, float]:
+    """What all cost together, and private MiB of each of the second hundred."""
     folder = tmp_path_factory.mktemp("scale")
     with World(folder, certificate) as world:
         world.start_vsensor()
@@ -65,18 +65,19 @@ def cost(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path
         _add(world, folder, range(INTERFACES // 2, INTERFACES))
         _settle(sensor, INTERFACES)
         each_mib = (_private_bytes(sensor) - half) / (INTERFACES // 2) / _MIB
-        share, ratio = idle.cost(world, sensor)
-    print(f"{INTERFACES} idle interfaces: {share:.2%} of a core, {each_mib:.2f} MiB private for each further one")
-    return ratio, each_mib
+        cost = idle.cost(world, sensor)
+    print(f"{INTERFACES} idle interfaces: {cost.share:.2%} of a core, {each_mib:.2f} MiB private for each further one")
+    return cost, each_mib
 
 
-def test_two_hundred_idle_interfaces_take_less_than_four_and_a_half_times_what_sleeping_takes(
-    cost: tuple[float, float],
+def test_two_hundred_idle_interfaces_wake_each_less_than_every_other_second_and_do_little_then(
+    cost: tuple[idle.Cost, float],
 ) -> None:
-    # 2.8 to 3.4 whatever the machine's hour. On a quiet one that is 1.0 % of a core, where 2 % are allowed: room for a
-    # doubling then, for half as much again here.
-    assert cost[0] < 4.5
+    # Measured 0.41, to the digit, at any hour. Times: 1.6 on a quiet machine, where that is 1.6 to 2.2 % of a core, 5 on
+    # one that others use, where each wake begins with cold caches.
+    assert cost[0].wakes_per_s < 0.5
+    assert cost[0].times_the_peer < 6
 
 
-def test_each_further_interface_takes_six_mib_of_private_memory_at_most(cost: tuple[float, float]) -> None:
+def test_each_further_interface_takes_six_mib_of_private_memory_at_most(cost: tuple[idle.Cost, float]) -> None:
     assert cost[1] <= 6
