@@ -33,7 +33,7 @@ from .stamp import Stamp
 # Connecting takes one round trip where it works at all; the reply may wait for the vSensor's disk.
 _CONNECT_TIMEOUT_S: Final = 5.0
 _REPLY_TIMEOUT_S: Final = 30.0
-_MAX_REPLY_BYTES: Final = 64 << 10
+_MAX_REPLY_BYTES: Final = 64 << 10  # to a batch or a registration
 _TCP_INFO_BYTES: Final = 128  # up to and with tcpi_bytes_acked, since Linux 4.1
 
 
@@ -160,9 +160,9 @@ class Client:
         self._hold_to(what.stamp.pin)
         request = inquiry.request(what, authority=self.authority, application=self._user_agent)
         try:
-            reply, content = self._exchange(request, what.stamp.address, what.body)
+            reply, content = self._exchange(request, what.stamp.address, what.body, what.most_reply_bytes)
         except _NoAnswerError as e:
-            return Answer(e.detail)
+            return Answer(what, e.detail)
         return inquiry.judge(what, reply, content)
 
     def prove(self, question: Question) -> Proof:
@@ -196,13 +196,15 @@ class Client:
             return Proof(question, str(e), trouble=_IMPOSTOR)
         return Proof(question, "proven", key, pin, vsensor_time_s, welcome=welcome)
 
-    def _exchange(self, request: Request, address: str, body: memoryview | bytes) -> tuple[Reply, bytes]:
+    def _exchange(
+        self, request: Request, address: str, body: memoryview | bytes, most_bytes: int = _MAX_REPLY_BYTES
+    ) -> tuple[Reply, bytes]:
         """The reply, believed by nobody yet, with its content. Raises _NoAnswerError."""
         try:
             with self._open().send(
                 self._prepared(request, address, body), stream=True, timeout=(_CONNECT_TIMEOUT_S, _REPLY_TIMEOUT_S)
             ) as response:
-                content = _whole(response)
+                content = _whole(response, most_bytes)
                 return Reply(response.status_code, request, dict(response.headers)), content
         except (requests.RequestException, OSError, ValueError) as e:  # ValueError: the address is none
             self.close()
@@ -272,15 +274,15 @@ class Client:
         )
 
 
-def _whole(response: requests.Response) -> bytes:
-    """The reply's body, not longer than we read. TimeoutError when it does not come in time.
+def _whole(response: requests.Response, most_bytes: int) -> bytes:
+    """The reply's body, so much of it at most. TimeoutError when it does not come in time.
 
     The socket's own time limit is for one read: a body in drips would hold a sender for hours.
     """
     until_s = time.monotonic() + _REPLY_TIMEOUT_S
     content = b""
-    while len(content) < _MAX_REPLY_BYTES:
-        piece: bytes = response.raw.read1(_MAX_REPLY_BYTES - len(content), decode_content=False)
+    while len(content) < most_bytes:
+        piece: bytes = response.raw.read1(most_bytes - len(content), decode_content=False)
         if not piece:
             return content
         content += piece

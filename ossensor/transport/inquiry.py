@@ -22,19 +22,31 @@ class Inquiry:
     path: str
     body: bytes
     stamp: Stamp
+    tag: str = protocol.TAG_CONTROL
+    most_reply_bytes: int = 64 << 10  # a longer one is cut, and so is not the one that was signed
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What came of it. Without an outcome, nothing came back that bears the vSensor's signature."""
 
+    inquiry: Inquiry
     detail: str
     outcome: Outcome | None = None
     status: int = 0
+    content: bytes = b""
 
 
 def control_request(
-    path: str, body: bytes, *, authority: str, application: str, key: Key, created_s: int, nonce: Nonce
+    path: str,
+    body: bytes,
+    *,
+    authority: str,
+    application: str,
+    key: Key,
+    created_s: int,
+    nonce: Nonce,
+    tag: str = protocol.TAG_CONTROL,
 ) -> Request:
     """A signed POST of this body."""
     made = Request("POST", f"https://{authority}{path}")
@@ -43,7 +55,7 @@ def control_request(
     made.headers["Accept-Encoding"] = "identity"
     made.headers["Content-Type"] = protocol.CONTROL_TYPE
     digest = hashlib.sha256(body).digest()
-    sign_request(made, digest, key=key, tag=protocol.TAG_CONTROL, created_s=created_s, nonce=nonce)
+    sign_request(made, digest, key=key, tag=tag, created_s=created_s, nonce=nonce)
     return made
 
 
@@ -58,6 +70,7 @@ def request(inquiry: Inquiry, *, authority: str, application: str) -> Request:
         key=stamp.key,
         created_s=stamp.created_s,
         nonce=stamp.nonce,
+        tag=inquiry.tag,
     )
 
 
@@ -65,8 +78,8 @@ def judge(inquiry: Inquiry, reply: Reply, content: bytes) -> Answer:
     """The answer in a reply. Never raises for what a peer can send."""
     key = inquiry.stamp.key
     try:
-        verify_reply(reply, content, keys={key.id: key}, tag=protocol.TAG_CONTROL_REPLY)
+        verify_reply(reply, content, keys={key.id: key}, tag=f"{inquiry.tag}-reply")
         outcome = Outcome(reply.headers[protocol.FIELD_OUTCOME])
     except (RefusedError, MalformedError, KeyError, ValueError) as e:
-        return Answer(f"status {reply.status_code}: {e}", status=reply.status_code)
-    return Answer(f"{reply.status_code} {outcome.value}", outcome, reply.status_code)
+        return Answer(inquiry, f"status {reply.status_code}: {e}", status=reply.status_code)
+    return Answer(inquiry, f"{reply.status_code} {outcome.value}", outcome, reply.status_code, content)

@@ -30,6 +30,8 @@ TAG_DATA: Final = "ossensor-data"
 TAG_DATA_REPLY: Final = "ossensor-data-reply"
 TAG_CONTROL: Final = "ossensor-control"
 TAG_CONTROL_REPLY: Final = "ossensor-control-reply"
+TAG_ORDER: Final = "ossensor-order"  # the exchange about Antigena, which acts on the user's traffic
+TAG_ORDER_REPLY: Final = "ossensor-order-reply"
 
 # 60 s either way: Hawk's and Standard Webhooks' order of magnitude; NTP-less containers drift by seconds, not minutes.
 WINDOW_S: Final = 60
@@ -38,6 +40,9 @@ WINDOW_S: Final = 60
 MAX_SECTION_BYTES: Final = 8 << 20
 MAX_BODY_BYTES: Final = 8 << 20
 MAX_CONTROL_BYTES: Final = 16 << 10  # a registration is some hundred bytes
+# A thousand actions of some 300 bytes, with a reason of a line each; and what a sensor has to say of each.
+MAX_ORDERS_BYTES: Final = 1 << 20
+MAX_REPORT_BYTES: Final = 1 << 20
 # A filter that people write has some hundred characters; the kernel takes 4,096 instructions.
 MAX_FILTER_CHARACTERS: Final = 2048
 MAX_SEQUENCE: Final = 2**63 - 1  # SQLite's integers are signed
@@ -46,7 +51,7 @@ _SENSOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _EPOCH = re.compile(r"[0-9a-f]{32}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 _PATH = re.compile(r"/v1/sensors/([^/]+)/epochs/([^/]+)/interfaces/([^/]+)/batches/([^/]+)")
-_CONTROL_PATH = re.compile(r"/v1/sensors/([^/]+)/(registration|introduction)")
+_CONTROL_PATH = re.compile(r"/v1/sensors/([^/]+)/(registration|introduction|antigena)")
 _ACCOUNT_BYTES_MAX = 256
 _INTERFACE_BYTES_MAX = 15  # IFNAMSIZ less the NUL
 
@@ -128,6 +133,10 @@ def registration_path(sensor: str) -> str:
 
 def introduction_path(sensor: str) -> str:
     return f"/v1/sensors/{sensor}/introduction"
+
+
+def antigena_path(sensor: str) -> str:
+    return f"/v1/sensors/{sensor}/antigena"
 
 
 def control_sensor(path: str) -> str:

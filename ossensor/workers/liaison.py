@@ -1,4 +1,4 @@
-"""What the uploader says to the vSensor besides batches: one thing at a time, by a thread of its own.
+"""Who the uploader says it is, to a vSensor that has proved itself.
 
 Invariant: nothing is said before the vSensor has proved itself, and only to the certificate that it proved. Nothing of
 it holds up a batch: it has its own connection, and what fails is a complaint. What was not said is said after the next
@@ -7,17 +7,14 @@ proof, a minute later.
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable
 from typing import Final
 
-from ossensor.transport.client import Client
 from ossensor.transport.inquiry import Answer, Inquiry
 from ossensor.transport.introduction import Introduction
 from ossensor.transport.protocol import Outcome, introduction_path
 
-from .route import Route, ends_the_process
+from .asker import Asker
+from .route import Route
 
 # Each waits for the one before it, which may take half a minute to fail.
 _WAITING_MAX: Final = 2
@@ -28,27 +25,22 @@ _AGAIN_S: Final = 1.0
 
 
 class Liaison:
-    """`me` is what an introduction says that does not change; `report` is called from the thread."""
+    """`me` is what an introduction says that does not change."""
 
-    def __init__(
-        self, route: Route, client: Client, sensor: str, me: Introduction, report: Callable[[Answer], None]
-    ) -> None:
+    def __init__(self, route: Route, asker: Asker, sensor: str, me: Introduction) -> None:
         self._route = route
-        self._client = client
+        self._asker = asker
         self._sensor = sensor
         self._me = me
-        self._report = report
         self._said: tuple[list[str], str] = [], ""
         self._again_s: float | None = None
-        self._inquiries: queue.SimpleQueue[Inquiry] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="liaison", daemon=True).start()
 
     def introduce(self, interfaces: list[str], refused: str) -> None:
         """Says who this is; `refused`: why the vSensor's packet filter is not in force."""
         self._said = interfaces, refused
-        if self._route.endpoint.is_open and self._inquiries.qsize() < _WAITING_MAX:
+        if self._route.endpoint.is_open and self._asker.waiting < _WAITING_MAX:
             body = self._me.now(interfaces, refused).body
-            self._inquiries.put(Inquiry(introduction_path(self._sensor), body, self._route.stamp()))
+            self._asker.ask(Inquiry(introduction_path(self._sensor), body, self._route.stamp()))
 
     def attend(self, now_s: float) -> None:
         """Says again what is due to be."""
@@ -62,9 +54,3 @@ class Liaison:
             self._again_s = now_s + _AGAIN_S
         if answer.outcome is None and answer.status != _UNKNOWN:
             self._route.complaints.say("the vSensor did not take the introduction", why=answer.detail)
-
-    def _work(self) -> None:
-        with ends_the_process():
-            while True:
-                self._report(self._client.ask(self._inquiries.get()))
-                self._client.close()  # the next is a minute away

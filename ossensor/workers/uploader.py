@@ -32,6 +32,7 @@ from ossensor.transport.inquiry import Answer
 from ossensor.transport.protocol import BatchId, Stream
 from ossensor.transport.window import Window
 
+from .asker import Asker
 from .child import HEARTBEAT_S, Heartbeat, Signals
 from .delivery import SENDERS, Delivery
 from .drain import LOOK_S, Drain
@@ -87,7 +88,8 @@ class Uploader:
             self._overflow = Overflow(plan, holdings, complaints, self._report)
         read = None if self._overflow is None else self._overflow.spool.read
         spokesman = Client(to.host, to.port, context, to.application)
-        self._liaison = Liaison(self._route, spokesman, to.sensor, plan.introduction, self._report)
+        asker = Asker("liaison", spokesman, self._report, keep_connection=False)  # the next is a minute away
+        self._liaison = Liaison(self._route, asker, to.sensor, plan.introduction)
         clients = [Client(to.host, to.port, context, to.application, plan.compression) for _ in range(SENDERS)]
         self._senders = Senders(clients, read, self._report)
         self._exporter = self._exported(metrics)

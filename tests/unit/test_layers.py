@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "transport.introduction",
             "transport.stamp",
             "transport.inquiry",
+            "transport.orders",
         ),
     ),
     ("capture.*", "transport.connection", "transport.taskmetadata"),
@@ -59,6 +60,7 @@ VSENSOR_MAY_IMPORT = {
         "transport.signing",
         "transport.protocol",
         "transport.introduction",
+        "transport.orders",
     ),
     *BARE_PACKAGES - {"workers", "capture"},
 }
