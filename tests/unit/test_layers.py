@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "transport.inquiry",
             "transport.orders",
         ),
+        "antigena.*",
     ),
     ("capture.*", "transport.connection", "transport.taskmetadata"),
     ("transport.client",),
@@ -45,7 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__", "commands_look"),
 )
 # A package's own __init__ holds its docstring; whatever stands in one must be fit for every importer.
-BARE_PACKAGES = {"transport", "capture", "workers", "vsensor"}
+BARE_PACKAGES = {"transport", "capture", "workers", "vsensor", "antigena"}
 
 VSENSOR_MAY_IMPORT = {
     *(
@@ -61,6 +62,7 @@ VSENSOR_MAY_IMPORT = {
         "transport.protocol",
         "transport.introduction",
         "transport.orders",
+        "antigena.actions",
     ),
     *BARE_PACKAGES - {"workers", "capture"},
 }
