@@ -26,6 +26,9 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("store", metavar="DIR", help="the store's directory; the vSensor may be running")
     audit.add_argument("--json", action="store_true", help="for programs")
     audit.add_argument("--deep", action="store_true", help="read every stored section too; as slow as the disk")
+    from .ecs.command import add_arguments as add_ecs_arguments  # noqa: PLC0415  argparse alone, like the vSensor's
+
+    add_ecs_arguments(commands.add_parser("ecs", help="put the sensor into Amazon ECS task definitions"))
     vsensor = commands.add_parser("vsensor", help="run the collector")
     from .vsensor.command import add_arguments  # noqa: PLC0415  argparse alone; the server is imported when it runs
 
@@ -53,6 +56,10 @@ def main(argv: list[str] | None = None) -> int:
             from .vsensor.audit import run as audit  # noqa: PLC0415  see the module
 
             return audit(arguments.store, as_json=arguments.json, deep=arguments.deep)
+        case "ecs":
+            from .ecs.command import run as run_ecs  # noqa: PLC0415  see the module
+
+            return run_ecs(arguments)
         case _:
             from .vsensor.command import run as run_vsensor  # noqa: PLC0415  see the module
 

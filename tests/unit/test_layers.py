@@ -43,10 +43,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("roster",),
     ("supervisor",),
     ("start",),
-    ("cli", "__main__", "commands_look"),
+    ("ecs.document",),
+    ("ecs.fargate",),
+    ("ecs.sidecar",),
+    ("cli", "__main__", "commands_look", "ecs.command"),
 )
 # A package's own __init__ holds its docstring; whatever stands in one must be fit for every importer.
-BARE_PACKAGES = {"transport", "capture", "workers", "vsensor", "antigena"}
+BARE_PACKAGES = {"transport", "capture", "workers", "vsensor", "antigena", "ecs"}
 
 VSENSOR_MAY_IMPORT = {
     *(
@@ -64,7 +67,7 @@ VSENSOR_MAY_IMPORT = {
         "transport.orders",
         "antigena.actions",
     ),
-    *BARE_PACKAGES - {"workers", "capture"},
+    *BARE_PACKAGES - {"workers", "capture", "ecs"},
 }
 # Where the command line enters the vSensor.
 VSENSOR_DOORS = {"vsensor.command", "vsensor.audit"}
