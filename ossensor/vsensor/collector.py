@@ -10,8 +10,10 @@ this code, and a crash at their command would be worse than the bug. The store, 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from starlette.applications import Starlette
@@ -21,15 +23,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ossensor.transport.introduction import Introduction
+from ossensor.transport.orders import Orders, Report
 from ossensor.transport.protocol import (
     FIELD_CERTIFICATE,
     FIELD_OUTCOME,
     FIELD_TIME,
     MAX_BODY_BYTES,
     MAX_CONTROL_BYTES,
+    MAX_REPORT_BYTES,
     TAG_CONTROL,
     TAG_CONTROL_REPLY,
     TAG_DATA_REPLY,
+    TAG_ORDER,
+    TAG_ORDER_REPLY,
     MalformedError,
     Outcome,
     Welcome,
@@ -38,6 +44,7 @@ from ossensor.transport.protocol import (
 from ossensor.transport.signing import Key, RefusedError, Reply, body_matches, sign_reply
 
 from . import section, verify
+from .antigena import Antigena
 from .body import PAUSE_S, Body, GoneError
 from .budget import Budget, Loan
 from .index import Index
@@ -50,6 +57,7 @@ BUDGET_BYTES: Final = 256 << 20
 
 _REGISTRATION: Final = "/v1/sensors/{sensor}/registration"
 _INTRODUCTION: Final = "/v1/sensors/{sensor}/introduction"
+_ANTIGENA: Final = "/v1/sensors/{sensor}/antigena"
 _PATH: Final = "/v1/sensors/{sensor}/epochs/{epoch}/interfaces/{interface}/batches/{sequence}"
 
 
@@ -60,7 +68,16 @@ class Limits(NamedTuple):
     body_pause_s: float = PAUSE_S  # between two pieces of a body
 
 
+class Besides(NamedTuple):
+    """What is talked about with sensors besides batches."""
+
+    welcome: Welcome = Welcome()
+    introductions: Introductions | None = None
+    antigena: Antigena | None = None  # None: nothing is ever ordered
+
+
 _LIMITS: Final = Limits()
+_NOTHING_BESIDES: Final = Besides()
 
 
 class _BusyError(Exception):
@@ -77,9 +94,6 @@ def _closing(status: int) -> Response:
     return Response(status_code=status, headers={"Connection": "close"})
 
 
-_NO_WELCOME: Final = Welcome()
-
-
 def _head(request: Request) -> verify.Head:
     """As received: Latin-1 maps each byte to one character, so nothing is lost before `verify` sees it."""
     scope = request.scope
@@ -91,12 +105,14 @@ def _head(request: Request) -> verify.Head:
     )
 
 
-def _acted(act: Callable[[str, bytes], None], head: verify.Head, content: bytes) -> Outcome:
-    try:
-        act(control_sensor(head.path), content)
-    except MalformedError:
-        return Outcome.MALFORMED
-    return Outcome.REGISTERED
+class _Matter(NamedTuple):
+    """What a control request is about."""
+
+    tag: str
+    reply_tag: str
+    act: Callable[[str, bytes], Awaitable[bytes]]  # given the sensor and a body that is whole and in time; the answer
+    otherwise: bytes = b""  # the answer when it does not come to that
+    named: Mapping[str, str] = MappingProxyType({})  # fields of every reply
 
 
 class Collector:
@@ -110,16 +126,14 @@ class Collector:
         clock: Callable[[], float],
         certificate_sha256: str,
         limits: Limits = _LIMITS,
-        welcome: Welcome = _NO_WELCOME,
-        introductions: Introductions | None = None,
+        besides: Besides = _NOTHING_BESIDES,
     ) -> None:
         self._keys = keys
         self._store = store
         self._clock = clock
         self._certificate_sha256 = certificate_sha256
         self._body_pause_s = limits.body_pause_s
-        self._welcome = welcome
-        self._introductions = introductions
+        self._welcome, self._introductions, self._antigena = besides
         self._gate = verify.Gate(clock())
         self._order = Order(index.next, index.has)
         self.budget = Budget(limits.budget_bytes)
@@ -130,6 +144,7 @@ class Collector:
                 Route(_PATH, self.put_batch, methods=["PUT"]),
                 Route(_REGISTRATION, self.post_registration, methods=["POST"]),
                 Route(_INTRODUCTION, self.post_introduction, methods=["POST"]),
+                Route(_ANTIGENA, self.post_antigena, methods=["POST"]),
             ],
             exception_handlers={HTTPException: _bare},
         )
@@ -146,6 +161,10 @@ class Collector:
     async def post_introduction(self, request: Request) -> Response:
         """A sensor says who it is; see transport/introduction.py."""
         return await self._take(request, self._introduce, MAX_CONTROL_BYTES)
+
+    async def post_antigena(self, request: Request) -> Response:
+        """A sensor says what became of the orders, and is told which there are; see transport/orders.py."""
+        return await self._take(request, self._order_about, MAX_REPORT_BYTES)
 
     async def _take(
         self, request: Request, answer: Callable[[verify.Head, Body], Awaitable[Response]], most_bytes: int
@@ -170,40 +189,62 @@ class Collector:
 
     async def _register(self, head: verify.Head, body: Body) -> Response:
         # With a refusal, too: a signed one proves as much to the sensor as any, and it will not ask again.
+        async def welcome(_sensor: str, _content: bytes) -> bytes:
+            return self._welcome.body
+
         named = {FIELD_CERTIFICATE: self._certificate_sha256}
-        return await self._control(head, body, lambda *_: None, named, self._welcome.body)
+        return await self._control(
+            head, body, _Matter(TAG_CONTROL, TAG_CONTROL_REPLY, welcome, self._welcome.body, named)
+        )
 
     async def _introduce(self, head: verify.Head, body: Body) -> Response:
-        def keep(sensor: str, content: bytes) -> None:
+        async def keep(sensor: str, content: bytes) -> bytes:
             introduction = Introduction.parse(content)
             if self._introductions is not None:
                 self._introductions.take(sensor, introduction)
+            if self._antigena is not None:
+                await self._antigena.introduced(sensor, introduction.task.get("family", ""))
+            return b""
 
-        return await self._control(head, body, keep, {}, b"")
+        return await self._control(head, body, _Matter(TAG_CONTROL, TAG_CONTROL_REPLY, keep))
 
-    async def _control(
-        self,
-        head: verify.Head,
-        body: Body,
-        act: Callable[[str, bytes], None],
-        named: Mapping[str, str],
-        answer: bytes,
-    ) -> Response:
-        """The reply to a control request; `act` is done with the sensor's name and a body that is whole and in time."""
+    async def _order_about(self, head: verify.Head, body: Body) -> Response:
+        async def exchange(sensor: str, content: bytes) -> bytes:
+            report = Report.parse(content)
+            orders = Orders() if self._antigena is None else await self._antigena.exchange(sensor, report)
+            return orders.body
+
+        return await self._control(head, body, _Matter(TAG_ORDER, TAG_ORDER_REPLY, exchange))
+
+    async def _control(self, head: verify.Head, body: Body, matter: _Matter) -> Response:
+        """The reply to a request that is not about a batch. Raises GoneError when the body does not come."""
         try:
-            authentic = verify.authenticate(head, self._keys, TAG_CONTROL)
+            authentic = verify.authenticate(head, self._keys, matter.tag)
         except RefusedError:
             self.tally["unauthentic"] += 1
             return Response(status_code=401)
-        outcome = self._gate.judge_control(head, authentic, self._clock())
+        outcome, answer = self._gate.judge_control(head, authentic, self._clock()), matter.otherwise
         if outcome is Outcome.REGISTERED:
-            content, sha256 = await body.read()
-            if body_matches(authentic.verified.content_digest, sha256):
-                outcome = _acted(act, head, bytes(content))
-            else:
-                outcome = Outcome.ALTERED
+            outcome, answer = await self._acted(matter, head, authentic, body)
         self.controls[outcome.value] += 1
-        return self._signed(authentic, outcome, TAG_CONTROL_REPLY, named, answer)
+        return self._signed(authentic, outcome, matter.reply_tag, matter.named, answer)
+
+    async def _acted(
+        self, matter: _Matter, head: verify.Head, authentic: verify.Authentic, body: Body
+    ) -> tuple[Outcome, bytes]:
+        """What came of it, and the body of the reply. Raises GoneError when the request's does not come."""
+        with self.budget.loan() as loan:
+            if not loan.grow(authentic.content_bytes):
+                return Outcome.BUSY, matter.otherwise
+            content, sha256 = await body.read()
+            if not body_matches(authentic.verified.content_digest, sha256):
+                return Outcome.ALTERED, matter.otherwise
+            try:
+                return Outcome.REGISTERED, await matter.act(control_sensor(head.path), bytes(content))
+            except MalformedError:
+                return Outcome.MALFORMED, matter.otherwise
+            except sqlite3.Error:
+                return Outcome.STORE_FAILED, matter.otherwise
 
     async def _answer(self, head: verify.Head, body: Body) -> Response:
         """The reply. Raises GoneError when the body does not come."""

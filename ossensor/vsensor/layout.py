@@ -10,9 +10,13 @@ from urllib.parse import quote
 
 _INDEX: Final = "index.sqlite"
 _TLS: Final = "tls"
+_ORDERS: Final = "antigena.sqlite"
+_TRAIL: Final = "antigena-audit.jsonl"
 
-# A sensor's folder stands beside these. SQLite makes the names of its log and its shared memory from the index's.
-RESERVED_SENSORS: Final = frozenset({_TLS, _INDEX, f"{_INDEX}-wal", f"{_INDEX}-shm", f"{_INDEX}-journal"})
+# A sensor's folder stands beside these. SQLite makes the names of its logs and its shared memory from the databases'.
+RESERVED_SENSORS: Final = frozenset(
+    {_TLS, _TRAIL, *(f"{base}{end}" for base in (_INDEX, _ORDERS) for end in ("", "-wal", "-shm", "-journal"))}
+)
 
 FOLDER_MODE: Final = 0o750
 FILE_MODE: Final = 0o640
@@ -27,6 +31,14 @@ class Layout:
     @property
     def index(self) -> Path:
         return self.root / _INDEX
+
+    @property
+    def orders(self) -> Path:
+        return self.root / _ORDERS
+
+    @property
+    def trail(self) -> Path:
+        return self.root / _TRAIL
 
     @property
     def tls(self) -> Path:

@@ -19,8 +19,10 @@ from ossensor.steady import steady_clock
 from ossensor.transport.protocol import Welcome
 from ossensor.transport.signing import Key
 
+from .antigena import Antigena
+from .bookfile import BookFile
 from .certificate import Certificate, context
-from .collector import Collector
+from .collector import Besides, Collector
 from .index import Index
 from .introductions import Introductions
 from .keeper import GRACE_S
@@ -119,12 +121,15 @@ def run(settings: Settings, listener: socket.socket, report: Report) -> int:
     store.start()
     try:
         # A reader of its own: the event loop looks things up while the writer is in a transaction.
-        with closing(Index(layout.index, durable=settings.durable)) as index:
-            sha256, welcome = settings.certificate.sha256, Welcome(settings.packet_filter)
+        with (
+            closing(Index(layout.index, durable=settings.durable)) as index,
+            closing(BookFile(layout.orders)) as orders,
+        ):
+            clock = steady_clock()
             introductions = Introductions(layout.root, report.introduced)
-            collector = Collector(
-                settings.keys, store, index, steady_clock(), sha256, welcome=welcome, introductions=introductions
-            )
+            besides = Besides(Welcome(settings.packet_filter), introductions, Antigena(orders, clock))
+            sha256 = settings.certificate.sha256
+            collector = Collector(settings.keys, store, index, clock, sha256, besides=besides)
             server = make_server(collector, settings.certificate)
             with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
                 runner.run(_serve(server, listener, lambda: report.progress(store.totals(), collector.tally)))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from ossensor.transport.orders import Report
 from ossensor.transport.protocol import (
     CONTENT_TYPE,
     CONTROL_TYPE,
@@ -30,15 +31,21 @@ from ossensor.transport.protocol import (
     TAG_CONTROL_REPLY,
     TAG_DATA,
     TAG_DATA_REPLY,
+    TAG_ORDER,
+    TAG_ORDER_REPLY,
     Account,
     BatchId,
     Outcome,
     Stream,
+    Welcome,
+    antigena_path,
     registration_path,
 )
 from ossensor.transport.signing import Key, Nonce, Reply, Request, sign_request, verify_reply
 from ossensor.vsensor import certificate
-from ossensor.vsensor.collector import Collector
+from ossensor.vsensor.antigena import Antigena
+from ossensor.vsensor.bookfile import BookFile
+from ossensor.vsensor.collector import Besides, Collector
 from ossensor.vsensor.index import Index
 from ossensor.vsensor.layout import Layout
 from ossensor.vsensor.server import make_server
@@ -49,6 +56,7 @@ EPOCH = "0123456789abcdef" * 2
 RUN = "fedcba9876543210" * 2
 STREAM = Stream("sensor-1", EPOCH, "eth0")
 NOW_S = 1_795_000_000
+_REPORT = Report("enforce")
 
 
 def posing(secret: bytes, key_id: str) -> Key:
@@ -186,6 +194,9 @@ class Signer:
             **{"method": "POST", "tag": TAG_CONTROL, "fields": fields, "target": registration_path(sensor), **parts},
         )
 
+    def report(self, report: Report = _REPORT, *, sensor: str = STREAM.sensor, **parts: Any) -> Message:
+        return self.registration(report.body, **{"tag": TAG_ORDER, "target": antigena_path(sensor), **parts})
+
 
 @dataclass
 class Answer:
@@ -201,8 +212,10 @@ def answer_of(message: Message, status: int, headers: Mapping[str, str], body: b
     if "signature" in fields:
         reply = Reply(status, message.signed)
         reply.headers.update(headers)
-        control = message.method == "POST"
-        verify_reply(reply, body, keys={key.id: key}, tag=TAG_CONTROL_REPLY if control else TAG_DATA_REPLY)
+        tag = TAG_DATA_REPLY if message.method == "PUT" else TAG_CONTROL_REPLY
+        if message.target.partition("?")[0].endswith("/antigena"):
+            tag = TAG_ORDER_REPLY
+        verify_reply(reply, body, keys={key.id: key}, tag=tag)
         outcome = Outcome(fields[FIELD_OUTCOME])
         assert outcome.status == status
     return Answer(status, fields, body, outcome)
@@ -274,7 +287,12 @@ class Running:
         self.store = Store(self.layout, durable=options.pop("durable", False), **options.pop("store_options", {}))
         self.index = Index(self.layout.index, durable=False)
         self.clock = clock or Clock(NOW_S - 3600)
-        self.collector = Collector({KEY.id: KEY}, self.store, self.index, self.clock, self.pair.sha256, **options)
+        self.book_file = BookFile(self.layout.orders)
+        self.antigena = Antigena(self.book_file, self.clock)
+        besides = Besides(options.pop("welcome", Welcome()), options.pop("introductions", None), self.antigena)
+        self.collector = Collector(
+            *({KEY.id: KEY}, self.store, self.index, self.clock, self.pair.sha256), besides=besides, **options
+        )
         if clock is None:  # a server that started an hour ago
             self.clock.now_s = NOW_S
         self.server = make_server(self.collector, self.pair)
@@ -300,6 +318,7 @@ class Running:
         self._thread.join()
         self.store.close()
         self.index.close()
+        self.book_file.close()
         self.listener.close()
 
     def send(self, sequence: int = 0, body: bytes | None = None, **parts: Any) -> Answer:
