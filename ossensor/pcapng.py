@@ -159,7 +159,7 @@ class Packet:
     data: bytes
 
 
-def blocks(data: bytes | memoryview) -> Iterator[Block]:
+def blocks(data: bytes | bytearray | memoryview) -> Iterator[Block]:
     """The blocks of little-endian sections that follow one another. Raises FormatError at the first bad length."""
     view = memoryview(data)
     at = 0
@@ -178,14 +178,16 @@ def blocks(data: bytes | memoryview) -> Iterator[Block]:
 
 
 class Statistics(NamedTuple):
-    """What an ISB says; None where it says nothing."""
+    """What an ISB says; None where it says nothing. Times are Unix times in nanoseconds."""
 
     received: int | None
     dropped: int | None
+    start_ns: int | None = None
+    end_ns: int | None = None
 
 
 def statistics_of(body: bytes | memoryview) -> Statistics:
-    """An ISB's counts, from its body. Raises FormatError."""
+    """An ISB's counts and times, from its body. Raises FormatError."""
     found: dict[int, int] = {}
     at = 12  # interface and time
     while at + 4 <= len(body):
@@ -196,11 +198,13 @@ def statistics_of(body: bytes | memoryview) -> Statistics:
             raise FormatError("an option longer than its block")
         if length == 8:
             (found[code],) = struct.unpack_from("<Q", body, at + 4)
+            if code in (_ISB_START, _ISB_END):  # a time is two words, the high one first, as in an EPB
+                found[code] = found[code] >> 32 | (found[code] & 0xFFFFFFFF) << 32
         at += 4 + (length + 3 & ~3)
-    return Statistics(found.get(_ISB_RECEIVED), found.get(_ISB_DROPPED))
+    return Statistics(*map(found.get, (_ISB_RECEIVED, _ISB_DROPPED, _ISB_START, _ISB_END)))
 
 
-def packets(data: bytes | memoryview) -> Iterator[Packet]:
+def packets(data: bytes | bytearray | memoryview) -> Iterator[Packet]:
     """The packets of every section, in file order. Raises FormatError."""
     for kind, body in blocks(data):
         if kind != EPB:

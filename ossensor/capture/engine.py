@@ -29,7 +29,7 @@ class Place(NamedTuple):
 
 
 class Grown(NamedTuple):
-    """What was written there: its new end, packets with the times of the first and last, ring blocks used up."""
+    """What was written there: its new end, packets with their lowest and highest time, ring blocks used up."""
 
     used: int
     packets: int

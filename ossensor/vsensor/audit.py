@@ -18,25 +18,19 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
 from ossensor import pcapng
-from ossensor.errors import Exit
+from ossensor.errors import ConfigurationError, Exit
 from ossensor.transport.protocol import Account
 
 from .layout import Layout
+from .ledger import Entry, Ledger
+from .section import Span
 
 _PROGRESS_S: Final = 1.0
-_ROWS: Final = """
-SELECT b.sensor, b.interface, b.epoch, b.sequence, b.packets, b.books, b.received_ns,
-  b.file, b.offset, b.length, f.length
-FROM batches AS b LEFT JOIN files AS f ON f.file = b.file
-ORDER BY b.sensor, b.interface, b.epoch, b.sequence
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +40,7 @@ class Batch:
     sequence: int
     packets: int
     books: Account | None
+    span: Span | None = None  # what the index says of its packets' times
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +64,7 @@ class Finding:
     closed: bool = False
     holes: list[Hole] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    repeats: int = 0  # times that a batch came which was stored already
 
     @property
     def lost(self) -> int:
@@ -141,16 +137,21 @@ class Audited:
 
 
 def audit(layout: Layout, *, deep: bool = False) -> Iterator[Audited]:
-    """Every stream of the store. Raises sqlite3.Error when there is no index, or none that can be read."""
-    with closing(sqlite3.connect(f"{layout.index.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as db:
-        for stream, rows in groupby(db.execute(_ROWS), key=lambda row: row[:3]):
-            yield _audit_stream(layout, stream, list(rows), deep=deep)
+    """Every stream of the store.
+
+    Raises sqlite3.Error when there is no index, or none that can be read, and ConfigurationError for a newer one.
+    """
+    with Ledger(layout) as ledger:
+        for entries in ledger.streams():
+            yield _audit_stream(layout, entries, deep=deep)
 
 
-def _audit_stream(layout: Layout, stream: tuple[str, str, str], rows: list[tuple[Any, ...]], *, deep: bool) -> Audited:
-    batches = [Batch(row[3], row[4], None if row[5] is None else Account.parse(row[5])) for row in rows]
+def _audit_stream(layout: Layout, entries: list[Entry], *, deep: bool) -> Audited:
+    batches = [_batch(entry) for entry in entries]
     finding = judge(batches)
-    ends = {row[7]: (row[8] + row[9], row[10]) for row in rows}  # of each file: its last batch's end, and its length
+    finding.repeats = sum(entry.repeats for entry in entries)
+    # Of each file: its last batch's end, and its length.
+    ends = {entry.file: (entry.offset + entry.length, entry.file_bytes) for entry in entries}
     for file, (end, length) in ends.items():
         path = layout.root / file
         size = path.stat().st_size if path.exists() else 0
@@ -158,30 +159,42 @@ def _audit_stream(layout: Layout, stream: tuple[str, str, str], rows: list[tuple
             finding.faults.append(f"{file} has {size} bytes, and batches up to {end}")
         elif deep:
             with path.open("rb") as opened:
-                for batch, row in zip(batches, rows, strict=True):
-                    if row[7] == file:
-                        opened.seek(row[8])
-                        finding.faults += contradictions(batch, opened.read(row[9]))
-    return Audited(*stream, first_ns=rows[0][6], last_ns=rows[-1][6], finding=finding)
+                for batch, entry in zip(batches, entries, strict=True):
+                    if entry.file == file:
+                        opened.seek(entry.offset)
+                        finding.faults += contradictions(batch, opened.read(entry.length))
+    first, last = entries[0], entries[-1]
+    stream = (first.sensor, first.interface, first.epoch)
+    return Audited(*stream, first_ns=first.received_ns, last_ns=last.received_ns, finding=finding)
+
+
+def _batch(entry: Entry) -> Batch:
+    return Batch(entry.sequence, entry.packets, None if entry.books is None else Account.parse(entry.books), entry.span)
 
 
 def contradictions(batch: Batch, section: bytes) -> list[str]:
     """What a stored section says otherwise than the fields that came with it. Pure."""
     name = f"batch {batch.sequence}"
-    packets, counts = 0, None
+    counts = None
     try:
+        times = [packet.ts_ns for packet in pcapng.packets(section)]
         for kind, body in pcapng.blocks(section):
-            packets += kind == pcapng.EPB
             if kind == pcapng.ISB:
                 counts = pcapng.statistics_of(body)
     except pcapng.FormatError as e:
         return [f"{name} cannot be read: {e}"]
     faults = []
-    if packets != batch.packets:
-        faults.append(f"{name} holds {packets} packets, and was sent as {batch.packets}")
+    if len(times) != batch.packets:
+        faults.append(f"{name} holds {len(times)} packets, and was sent as {batch.packets}")
+    if (
+        batch.span is not None
+        and times
+        and not batch.span.earliest_ns <= min(times) <= max(times) <= batch.span.latest_ns
+    ):
+        faults.append(f"{name} holds packets of other times than it was sent with")
     if counts is None:
         faults.append(f"{name} has no statistics block")
-    elif batch.books is not None and counts != (batch.books.received, batch.books.kernel_drops):
+    elif batch.books is not None and counts[:2] != (batch.books.received, batch.books.kernel_drops):
         told = f"{batch.books.received} received, {batch.books.kernel_drops} dropped"
         faults.append(f"{name} says {counts.received} received, {counts.dropped} dropped inside, and {told} beside")
     return faults
@@ -201,6 +214,9 @@ def run(store: str, *, as_json: bool, deep: bool = False) -> int:
     except sqlite3.Error as e:
         sys.stderr.write(f"ossensor: {layout.index}: {e}\n")
         return Exit.CONFIGURATION
+    except ConfigurationError as e:
+        sys.stderr.write("".join(f"ossensor: {fault}\n" for fault in e.faults))
+        return Exit.CONFIGURATION
     if as_json:
         sys.stdout.write(json.dumps([audited.as_json() for audited in found], indent=2) + "\n")
     else:
@@ -209,14 +225,18 @@ def run(store: str, *, as_json: bool, deep: bool = False) -> int:
 
 
 def _print(found: list[Audited]) -> None:
-    columns = "{:<20} {:<15} {:<8} {:>8} {:>12} {:>12} {:>12}  {}\n"
+    columns = "{:<20} {:<15} {:<8} {:>8} {:>8} {:>12} {:>12} {:>12}  {}\n"
     write = sys.stdout.write
-    write(columns.format("sensor", "interface", "epoch", "batches", "packets", "received", "kernel drops", "verdict"))
+    write(
+        columns.format(
+            "sensor", "interface", "epoch", "batches", "repeats", "packets", "received", "kernel drops", "verdict"
+        )
+    )
     for audited in found:
         finding = audited.finding
         counts = ["-" if n is None else str(n) for n in (finding.received, finding.kernel_drops)]
         names = (audited.sensor, audited.interface, audited.epoch[:8])
-        write(columns.format(*names, finding.batches, finding.packets, *counts, finding.verdict))
+        write(columns.format(*names, finding.batches, finding.repeats, finding.packets, *counts, finding.verdict))
         for fault in finding.faults:
             write(f"    {fault}\n")
         for hole in finding.holes:

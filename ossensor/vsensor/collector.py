@@ -268,16 +268,20 @@ class Collector:
                 return Outcome.ALTERED
             try:
                 data = await self._opened(upload, sent, loan)
+                span = section.span(data)
             except section.SectionError as e:
                 return e.outcome
             except _BusyError:
                 return Outcome.BUSY
 
             def store(floor: int) -> asyncio.Future[Outcome]:
-                append = Append(upload.batch, floor, upload.packets, data, upload.books)
+                append = Append(upload.batch, floor, upload.packets, data, upload.books, span)
                 return asyncio.wrap_future(self._store.append(append))
 
-            return await self._order.place(upload.batch, upload.floor, store)
+            outcome = await self._order.place(upload.batch, upload.floor, store)
+            if outcome is Outcome.PRESENT:
+                outcome = await asyncio.wrap_future(self._store.repeat(upload.batch))
+            return outcome
 
     async def _opened(self, upload: verify.Upload, data: bytes | bytearray, loan: Loan) -> bytes | bytearray:
         """The section in a body. Raises SectionError, or _BusyError when there is no room to open it in."""

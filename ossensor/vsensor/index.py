@@ -1,7 +1,8 @@
 """The index: which batch lies where, in SQLite. Its row is the commit point of a batch.
 
 Invariant: a row exists if and only if the batch's bytes lie at (file, offset, length) and were flushed before the row
-was; a stream's `next` is one past its last row or gap; `files.length` is the end of a file's last row.
+was; a stream's `next` is one past its last row or gap; `files.length` is the end of a file's last row, and its times
+lie around those of its rows. `repeats` says how often a batch came again; it is a figure, and no promise rests on it.
 
 SQLite because the commit of several rows and a stream's position must be one step, and its log is tried; the packets
 themselves stay in files that any tool reads without it.
@@ -12,36 +13,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from ossensor.errors import ConfigurationError
 from ossensor.transport.protocol import BatchId, Stream
 
-_VERSION: Final = 2
-_SCHEMA: Final = """
-BEGIN IMMEDIATE;
-CREATE TABLE batches (
-  sensor TEXT NOT NULL, epoch TEXT NOT NULL, interface TEXT NOT NULL, sequence INTEGER NOT NULL,
-  file TEXT NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL, packets INTEGER NOT NULL,
-  received_ns INTEGER NOT NULL, books TEXT,
-  PRIMARY KEY (sensor, epoch, interface, sequence)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE streams (
-  sensor TEXT NOT NULL, epoch TEXT NOT NULL, interface TEXT NOT NULL, next INTEGER NOT NULL, packets INTEGER NOT NULL,
-  PRIMARY KEY (sensor, epoch, interface)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE gaps (
-  sensor TEXT NOT NULL, epoch TEXT NOT NULL, interface TEXT NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
-  PRIMARY KEY (sensor, epoch, interface, first)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE files (file TEXT NOT NULL PRIMARY KEY, length INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE failures (count INTEGER NOT NULL) STRICT;
-INSERT INTO failures VALUES (0);
-PRAGMA user_version = 2;
-COMMIT;
-"""
-# Version 1 knew nothing of the sensor's books; its rows have none.
-_FROM_1: Final = "BEGIN IMMEDIATE; ALTER TABLE batches ADD COLUMN books TEXT; PRAGMA user_version = 2; COMMIT;"
+from . import schema
+from .section import Span
 
 
 class Row(NamedTuple):
@@ -55,6 +32,7 @@ class Row(NamedTuple):
     packets: int
     received_ns: int
     books: str | None = None
+    span: Span | None = None  # of its packets' times
 
 
 class Index:
@@ -73,13 +51,10 @@ class Index:
         self._db.execute("PRAGMA journal_mode=WAL")
         # FULL flushes the log at each commit. NORMAL loses the newest commits with the power, never the order.
         self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            self._db.executescript(_SCHEMA)
-        elif version == 1:
-            self._db.executescript(_FROM_1)
-        elif version != _VERSION:
-            raise ConfigurationError([f"{path} has layout {version}; this program knows {_VERSION}"])
+        if schema.version_of(self._db, path) == 0:
+            self._db.executescript(schema.CREATE)
+        while (version := schema.version_of(self._db, path)) != schema.VERSION:
+            self._db.executescript(schema.UPGRADES[version])
 
     def close(self) -> None:
         self._db.close()
@@ -104,7 +79,7 @@ class Index:
 
     def add_file(self, file: str) -> None:
         """Announces a file, before it is made, so that recovery never touches a file that is not ours."""
-        self._db.execute("INSERT INTO files VALUES (?, 0)", (file,))
+        self._db.execute("INSERT INTO files (file, length) VALUES (?, 0)", (file,))
 
     def forget_file(self, file: str) -> None:
         self._db.execute("DELETE FROM files WHERE file=?", (file,))
@@ -123,9 +98,10 @@ class Index:
 
     def _add(self, row: Row) -> None:
         key, sequence = row.batch.stream, row.batch.sequence
+        span = row.span or (None, None)
         self._db.execute(
-            "INSERT INTO batches VALUES (?,?,?,?,?,?,?,?,?,?)",
-            (*key, sequence, row.file, row.offset, row.length, row.packets, row.received_ns, row.books),
+            "INSERT INTO batches VALUES (?,?,?,?,?,?,?,?,?,?,?,?,0)",
+            (*key, sequence, row.file, row.offset, row.length, row.packets, row.received_ns, row.books, *span),
         )
         if row.gap:
             self._db.execute("INSERT INTO gaps VALUES (?,?,?,?,?)", (*key, sequence - row.gap, row.gap))
@@ -134,7 +110,27 @@ class Index:
             " SET next=excluded.next, packets=packets+excluded.packets",
             (*key, sequence + 1, row.packets),
         )
-        self._db.execute("UPDATE files SET length=? WHERE file=?", (row.offset + row.length, row.file))
+        # A batch without packets has no times, and leaves those of its file as they are.
+        self._db.execute(
+            "UPDATE files SET length=?1, received_ns=max(coalesce(received_ns, ?2), ?2),"
+            " earliest_ns=coalesce(min(earliest_ns, ?3), ?3, earliest_ns),"
+            " latest_ns=coalesce(max(latest_ns, ?4), ?4, latest_ns) WHERE file=?5",
+            (row.offset + row.length, row.received_ns, *span, row.file),
+        )
+
+    def count_repeats(self, batches: Iterable[BatchId]) -> None:
+        """Each of these stored batches came once more."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.executemany(
+                "UPDATE batches SET repeats=repeats+1 WHERE sensor=? AND epoch=? AND interface=? AND sequence=?",
+                [(*batch.stream, batch.sequence) for batch in batches],
+            )
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
     def settle(self) -> None:
         """After this, rows of a failed commit are not there, and will not come back after a crash.

@@ -7,10 +7,11 @@ one file, so what matters is that this one ends where it says: a wrong length he
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 import zstandard
 
+from ossensor import pcapng
 from ossensor.transport.protocol import MAX_SECTION_BYTES, Outcome
 
 _SHB: Final = 0x0A0D0D0A
@@ -34,6 +35,17 @@ class SectionError(Exception):
     def __init__(self, outcome: Outcome, why: str) -> None:
         super().__init__(why)
         self.outcome = outcome
+
+
+class Span(NamedTuple):
+    """Unix times in nanoseconds: no packet of a section is older than the one, or newer than the other."""
+
+    earliest_ns: int
+    latest_ns: int
+
+
+# SQLite's largest integer: the year 2262. A time beyond it is kept as this, and is found by who asks for all times.
+_LAST_NS: Final = (1 << 63) - 1
 
 
 def _malformed(why: str) -> SectionError:
@@ -107,3 +119,24 @@ def check(section: bytes | bytearray) -> None:
         raise _malformed("the last block has an impossible length")
     if _length_of_block(section, last, _ISB, _ISB_MIN) != isb:
         raise _malformed("the last block gives two lengths")
+
+
+def span(section: bytes | bytearray) -> Span | None:
+    """Between which times the packets of a checked section lie; None when it has none.
+
+    Told by the statistics block, which our sensor fills with the lowest and highest time, so that a small packet costs
+    no more than a large one. A section whose sensor leaves them out is walked; SectionError when it cannot be.
+    """
+    shb = _length_of_block(section, 0, _SHB, _SHB_MIN)
+    packets_at = shb + _length_of_block(section, shb, _IDB, _IDB_MIN)
+    (isb,) = _TAIL.unpack_from(section, len(section) - _TAIL.size)
+    if packets_at == len(section) - isb:
+        return None
+    try:
+        told = pcapng.statistics_of(memoryview(section)[len(section) - isb + 8 : -4])
+        if told.start_ns is not None and told.end_ns is not None and told.start_ns <= told.end_ns:
+            return Span(min(told.start_ns, _LAST_NS), min(told.end_ns, _LAST_NS))
+        times = [min(packet.ts_ns, _LAST_NS) for packet in pcapng.packets(section)]
+    except pcapng.FormatError as e:
+        raise _malformed(str(e)) from e
+    return Span(min(times), max(times)) if times else None

@@ -34,6 +34,7 @@ from .files import Files, Tail
 from .index import Index, Row
 from .layout import Layout
 from .recovery import recover
+from .section import Span
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,15 @@ class Append:
     packets: int
     section: bytes | bytearray
     books: str | None = None  # protocol.Account, as it was sent
+    span: Span | None = None  # of the packets' times
+    done: Future[Outcome] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A batch that is stored came again, and is to be counted."""
+
+    batch: BatchId
     done: Future[Outcome] = field(default_factory=Future)
 
 
@@ -83,7 +93,7 @@ class Store:
         self._files = Files(layout, self._index, durable=durable, rotate_bytes=rotate_bytes, clock_ns=clock_ns)
         self._clock_ns = clock_ns
         self._on_crash = on_crash
-        self._queue: queue.SimpleQueue[Append | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Append | Repeat | None] = queue.SimpleQueue()
         self._doubtful: list[Tail] = []
         self._failing = False
         self._lock = threading.Lock()
@@ -97,6 +107,12 @@ class Store:
         """Its outcome, later: STORED, PRESENT, OUT_OF_ORDER or STORE_FAILED."""
         self._queue.put(append)
         return append.done
+
+    def repeat(self, batch: BatchId) -> Future[Outcome]:
+        """PRESENT, once it was counted that this batch, which is stored, came again."""
+        repeat = Repeat(batch)
+        self._queue.put(repeat)
+        return repeat.done
 
     def close(self) -> None:
         """Returns when everything that was queued is answered and the files are closed."""
@@ -117,21 +133,40 @@ class Store:
             traceback.print_exc()
             self._on_crash()
 
-    def _take(self) -> list[Append | None]:
+    def _take(self) -> list[Append | Repeat | None]:
         """Everything that waits, at least one, and not much more than GROUP_BYTES."""
         group = [self._queue.get()]
         size = 0
-        while group[-1] is not None and (size := size + len(group[-1].section)) < GROUP_BYTES:
+        while group[-1] is not None:
+            size += len(group[-1].section) if isinstance(group[-1], Append) else 0
+            if size >= GROUP_BYTES:
+                break
             try:
                 group.append(self._queue.get_nowait())
             except queue.Empty:
                 break
         return group
 
-    def _commit(self, taken: list[Append | None]) -> bool:
+    def _commit(self, taken: list[Append | Repeat | None]) -> bool:
         """Answers the group. False when the queue was closed."""
         # A request that was cancelled at shutdown is left out here; past this call it cannot be cancelled any more.
-        group = [a for a in taken if a is not None and a.done.set_running_or_notify_cancel()]
+        going = [a for a in taken if a is not None and a.done.set_running_or_notify_cancel()]
+        self._append([a for a in going if isinstance(a, Append)])
+        if repeats := [a for a in going if isinstance(a, Repeat)]:
+            self._count(repeats)
+        return taken[-1] is not None
+
+    def _count(self, repeats: list[Repeat]) -> None:
+        # Before the answer, so that what a sensor was told is in the books. But the batch is stored whether its repeat
+        # can be counted or not: an index that cannot be written is no reason to have it sent a third time.
+        try:
+            self._index.count_repeats(repeat.batch for repeat in repeats)
+        except sqlite3.Error as e:
+            self._complain(e)
+        for repeat in repeats:
+            repeat.done.set_result(Outcome.PRESENT)
+
+    def _append(self, group: list[Append]) -> None:
         try:
             self._heal()
             planned = self._plan(group)
@@ -146,7 +181,6 @@ class Store:
                 self._fail([a for a, _ in appends], e)
         if written:
             self._seal(written)
-        return taken[-1] is not None
 
     def _plan(self, group: list[Append]) -> dict[tuple[str, str], list[tuple[Append, int]]]:
         """What may be written now, by file, each with the gap below it. Answers the rest.
@@ -177,7 +211,9 @@ class Store:
             for append, gap in appends:
                 self._files.write(tail, append.section, offset)
                 length = len(append.section)
-                row = Row(append.batch, gap, tail.file, offset, length, append.packets, now_ns, append.books)
+                row = Row(
+                    append.batch, gap, tail.file, offset, length, append.packets, now_ns, append.books, append.span
+                )
                 written.append((append, row, tail))
                 offset += length
         except OSError:
@@ -239,6 +275,9 @@ class Store:
         for append in appends:
             if not append.done.done():
                 append.done.set_result(Outcome.STORE_FAILED)
+        self._complain(error)
+
+    def _complain(self, error: OSError | sqlite3.Error) -> None:
         if not self._failing:  # once for each outage, not once for each retry of each sensor
             self._failing = True
             _log.error("store: cannot write: %s", error)

@@ -93,10 +93,8 @@ class Batcher:
             section = self._begin()
             if not section.add(ts_ns, packet, original_length):
                 raise AssertionError("room() promised that this packet fits")
-        if not self._packets:
-            self._first_ns = ts_ns
+        self._spans(ts_ns, ts_ns)
         self._packets += 1
-        self._last_ns = ts_ns
         self._uncommitted = True
         if self._dumps is not None:
             self._dump(ts_ns, packet)
@@ -127,15 +125,18 @@ class Batcher:
                 self._dump(packet.ts_ns, packet.data)
         section.used = grown.used
         if grown.packets:
-            if not self._packets:
-                self._first_ns = grown.first_ns
-            self._last_ns = grown.last_ns
+            self._spans(grown.first_ns, grown.last_ns)
         self._packets += grown.packets
         self._blocks += grown.blocks
         self._uncommitted = True
         self.commit()
 
     # -- both -----------------------------------------------------------------------------------------------------
+
+    def _spans(self, first_ns: int, last_ns: int) -> None:
+        """Takes in the times of packets that are not counted yet; a clock that is set puts them out of order."""
+        self._first_ns = min(self._first_ns, first_ns) if self._packets else first_ns
+        self._last_ns = max(self._last_ns, last_ns) if self._packets else last_ns
 
     def _begin(self) -> pcapng.Section:
         # An odd version is a text half written: the old one serves for this section, and the next one looks again.

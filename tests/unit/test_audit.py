@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import old_index
 import pytest
 
 from ossensor import cli, pcapng
@@ -14,6 +15,7 @@ from ossensor.transport.protocol import Account, BatchId, MalformedError, Stream
 from ossensor.vsensor.audit import Batch, Finding, Hole, contradictions, judge
 from ossensor.vsensor.index import Index, Row
 from ossensor.vsensor.layout import Layout
+from ossensor.vsensor.section import Span
 
 STREAM = Stream("sensor-1", "0123456789abcdef" * 2, "eth0")
 
@@ -118,6 +120,13 @@ def section(packets: int, received: int, kernel_drops: int) -> bytes:
 def test_a_section_that_says_what_its_batch_says_is_no_contradiction() -> None:
     assert contradictions(batch(3, 0, 10, received=12, kernel_drops=2), section(10, 12, 2)) == []
     assert contradictions(Batch(3, 10, None), section(10, 12, 2)) == []
+    assert contradictions(Batch(3, 10, None, Span(0, 9)), section(10, 12, 2)) == []
+
+
+@pytest.mark.parametrize("span", [Span(1, 9), Span(0, 8)])
+def test_packets_of_other_times_than_the_index_says_are_named(span: Span) -> None:
+    fault = "batch 3 holds packets of other times than it was sent with"
+    assert contradictions(Batch(3, 10, None, span), section(10, 12, 2)) == [fault]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +165,7 @@ def test_a_good_store_ends_with_0_and_says_so(tmp_path: Path, capsys: pytest.Cap
 
     out = capsys.readouterr().out.splitlines()
     assert code == 0
-    assert out[1].split() == ["sensor-1", "eth0", "01234567", "2", "15", "15", "0", "balanced"]
+    assert out[1].split() == ["sensor-1", "eth0", "01234567", "2", "0", "15", "15", "0", "balanced"]
     assert out[2:] == ["1 streams, 0 with something missing"]
 
 
@@ -190,13 +199,42 @@ def test_a_folder_that_is_no_store_is_a_wrong_setting(tmp_path: Path, capsys: py
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_index_of_version_1_is_taken_over_and_its_rows_have_no_books(tmp_path: Path) -> None:
-    store(tmp_path, batch(0, 0, 10))
-    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as db:
-        db.executescript("ALTER TABLE batches DROP COLUMN books; PRAGMA user_version = 1;")
+@pytest.mark.parametrize("layout", [1, 2])
+def test_a_store_of_an_older_layout_is_audited_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: int
+) -> None:
+    (tmp_path / "f.pcapng").write_bytes(bytes(20))
+    books = [Account(), Account(first_packet=10, received=15, final=1)]
+    old_index.make(tmp_path / "index.sqlite", layout, STREAM, [(10, books[0].text), (5, books[1].text)])
 
+    code = cli.main(["audit", str(tmp_path)])
+
+    verdict = ["15", "0", "balanced"] if layout == 2 else ["-", "-", "open"]  # layout 1 knew no books
+    line = capsys.readouterr().out.splitlines()[1]
+    assert (code, line.split()) == (0, ["sensor-1", "eth0", "01234567", "2", "0", "15", *verdict])
+
+
+def test_batches_that_came_again_are_told_of_each_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store(tmp_path, batch(0, 0, 10), batch(1, 10, 5, received=15, final=1))
     with closing(Index(tmp_path / "index.sqlite")) as index:
-        index.commit([Row(BatchId(STREAM, 1), 0, "f.pcapng", 10, 10, 5, 7, Account(first_packet=10).text)])
-        rows = index._db.execute("SELECT sequence, books FROM batches ORDER BY sequence").fetchall()
+        for sequences in ([0, 1], [1], [1]):
+            index.count_repeats(BatchId(STREAM, sequence) for sequence in sequences)
 
-    assert rows == [(0, None), (1, Account(first_packet=10).text)]
+    code = cli.main(["audit", str(tmp_path)])
+    line = capsys.readouterr().out.splitlines()[1]
+    cli.main(["audit", str(tmp_path), "--json"])
+    (audited,) = json.loads(capsys.readouterr().out)
+
+    assert (code, line.split()[3:5], audited["finding"]["repeats"]) == (0, ["2", "4"], 4)
+
+
+def test_an_index_of_a_later_program_is_refused_by_its_layout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as db:
+        db.execute("PRAGMA user_version = 9")
+
+    code = cli.main(["audit", str(tmp_path)])
+
+    assert code == 78
+    assert capsys.readouterr().err == f"ossensor: {tmp_path}/index.sqlite has layout 9; this program knows 3\n"

@@ -156,6 +156,14 @@ def test_sequences_follow_one_another_and_spans_are_the_packets_own(queue: Queue
     ]
 
 
+def test_a_clock_that_is_set_back_widens_the_span(queue: Queue) -> None:
+    batcher = queue.batcher()
+    add(batcher, packet(50, 20), packet(90, 20), packet(40, 20), packet(45, 20))
+    batcher.publish()
+
+    assert [(b.first_ns - START_NS, b.last_ns - START_NS) for b in queue.consumer.listen()] == [(40, 90)]
+
+
 def test_nothing_added_is_nothing_published_and_takes_no_slot(queue: Queue) -> None:
     batcher = queue.batcher()
     batcher.commit()

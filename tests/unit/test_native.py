@@ -26,7 +26,8 @@ def copied(
     blocks, packets, used, first_ns, last_ns, full = _native.copy(
         ring, BLOCK, 1, slot, 0, ROOM, snaplen, ethernet, checksums
     )
-    assert (blocks, packets, full, first_ns, last_ns) == (1, len(frames), False, frames[0].ts_ns, frames[-1].ts_ns)
+    times = [frame.ts_ns for frame in frames]
+    assert (blocks, packets, full, first_ns, last_ns) == (1, len(frames), False, min(times), max(times))
     return list(pcapng.packets(bytes(slot[:used])))
 
 
@@ -42,6 +43,12 @@ def test_what_it_writes_is_byte_for_byte_what_a_section_writes() -> None:
 
     assert result[:3] == (1, len(frames), section.used)
     assert slot == expected
+
+
+def test_times_are_the_lowest_and_the_highest_whatever_the_order() -> None:
+    frames = [Frame(bytes(60), ts_ns=10**9 + n) for n in (50, 90, 40, 45)]
+
+    assert [p.ts_ns - 10**9 for p in copied(*frames)] == [50, 90, 40, 45]
 
 
 def test_a_run_of_blocks_is_copied_in_order_until_one_is_the_kernels() -> None:

@@ -219,7 +219,7 @@ def test_a_store_of_another_layout_is_refused(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "index.sqlite")) as db:
         db.execute("PRAGMA user_version = 7")
 
-    with pytest.raises(ConfigurationError, match="layout 7; this program knows 2"):
+    with pytest.raises(ConfigurationError, match="layout 7; this program knows 3"):
         Store(Layout(tmp_path))
 
 

@@ -143,9 +143,11 @@ static int put_packet(const header *packet, const uint8_t *frame, const struct r
     if (recipe->complete_checksums && (packet->tp_status & TP_STATUS_CSUMNOTREADY) && captured == original)
         checksum_complete(data, captured, recipe->ethernet);
 
-    if (section->packets == 0)
+    /* The kernel stamps a packet before it takes its place in the ring, and clocks are set: order is not time. */
+    if (section->packets == 0 || ns < section->first_ns)
         section->first_ns = ns;
-    section->last_ns = ns;
+    if (section->packets == 0 || ns > section->last_ns)
+        section->last_ns = ns;
     section->packets++;
     section->used += length;
     return 1;

@@ -26,7 +26,7 @@ struct section {
     uint8_t *out;
     size_t used, room;
     uint64_t packets;
-    uint64_t first_ns, last_ns; /* of the packets added; nothing when there are none */
+    uint64_t first_ns, last_ns; /* lowest and highest of the packets added; nothing when there are none */
 };
 
 enum verdict { COPIED, FULL, DAMAGED };

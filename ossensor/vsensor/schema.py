@@ -1,0 +1,91 @@
+"""The index's tables, and how an older index becomes a new one.
+
+Layout 1 knew nothing of the sensors' books. Layout 2 knew nothing of packet times, of batches that came again and of
+files that were removed on purpose: rows from then have no times (NULL), which means "unknown", and never came again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from ossensor.errors import ConfigurationError
+
+VERSION: Final = 3
+WITH_BOOKS: Final = 2
+WITH_TIMES: Final = 3  # and repeats, and removals
+
+_BATCHES: Final = """
+CREATE TABLE batches (
+  sensor TEXT NOT NULL, epoch TEXT NOT NULL, interface TEXT NOT NULL, sequence INTEGER NOT NULL,
+  file TEXT NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL, packets INTEGER NOT NULL,
+  received_ns INTEGER NOT NULL, books TEXT,
+  earliest_ns INTEGER, latest_ns INTEGER, repeats INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (sensor, epoch, interface, sequence)
+) STRICT, WITHOUT ROWID;
+"""
+_FILES: Final = """
+CREATE TABLE files (
+  file TEXT NOT NULL PRIMARY KEY, length INTEGER NOT NULL,
+  received_ns INTEGER, earliest_ns INTEGER, latest_ns INTEGER, removed INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+"""
+# What remains of batches whose file retention removed: each row is a run of sequences that were stored without a hole.
+_REMOVALS: Final = """
+CREATE TABLE removals (
+  sensor TEXT NOT NULL, epoch TEXT NOT NULL, interface TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+  packets INTEGER NOT NULL, first_packet INTEGER, books TEXT, repeats INTEGER NOT NULL,
+  first_received_ns INTEGER NOT NULL, last_received_ns INTEGER NOT NULL,
+  PRIMARY KEY (sensor, epoch, interface, first)
+) STRICT, WITHOUT ROWID;
+"""
+# Extract and retention go from a file to its batches.
+_BY_FILE: Final = "CREATE INDEX batches_by_file ON batches (file, offset);"
+
+_STREAMS: Final = """
+CREATE TABLE streams (
+  sensor TEXT NOT NULL, epoch TEXT NOT NULL, interface TEXT NOT NULL, next INTEGER NOT NULL, packets INTEGER NOT NULL,
+  PRIMARY KEY (sensor, epoch, interface)
+) STRICT, WITHOUT ROWID;
+"""
+_GAPS: Final = """
+CREATE TABLE gaps (
+  sensor TEXT NOT NULL, epoch TEXT NOT NULL, interface TEXT NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
+  PRIMARY KEY (sensor, epoch, interface, first)
+) STRICT, WITHOUT ROWID;
+"""
+_FAILURES: Final = "CREATE TABLE failures (count INTEGER NOT NULL) STRICT; INSERT INTO failures VALUES (0);"
+_TIMES_AND_REPEATS: Final = """
+ALTER TABLE batches ADD COLUMN earliest_ns INTEGER;
+ALTER TABLE batches ADD COLUMN latest_ns INTEGER;
+ALTER TABLE batches ADD COLUMN repeats INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE files ADD COLUMN received_ns INTEGER;
+ALTER TABLE files ADD COLUMN earliest_ns INTEGER;
+ALTER TABLE files ADD COLUMN latest_ns INTEGER;
+ALTER TABLE files ADD COLUMN removed INTEGER NOT NULL DEFAULT 0;
+"""
+_WHEN_RECEIVED: Final = (
+    "UPDATE files SET received_ns = (SELECT max(received_ns) FROM batches WHERE batches.file = files.file);"
+)
+
+
+def _transaction(version: int, *parts: str) -> str:
+    """One, so that a crash leaves one layout or the other."""
+    return "\n".join(("BEGIN IMMEDIATE;", *parts, f"PRAGMA user_version = {version};", "COMMIT;"))
+
+
+CREATE: Final = _transaction(VERSION, _BATCHES, _STREAMS, _GAPS, _FILES, _REMOVALS, _BY_FILE, _FAILURES)
+# From each older layout to the next.
+UPGRADES: Final = {
+    1: _transaction(2, "ALTER TABLE batches ADD COLUMN books TEXT;"),
+    2: _transaction(3, _TIMES_AND_REPEATS, _REMOVALS, _BY_FILE, _WHEN_RECEIVED),
+}
+
+
+def version_of(db: sqlite3.Connection, path: Path) -> int:
+    """The layout of an open index; 0 when it is empty. Raises ConfigurationError for one of a later program."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if not 0 <= version <= VERSION:
+        raise ConfigurationError([f"{path} has layout {version}; this program knows {VERSION}"])
+    return int(version)
