@@ -1,19 +1,27 @@
 """The index, read beside a vSensor that may be running: what audit and extract ask of it. Never writes.
 
-Older layouts are read as they are, since whoever looks at a store may not be allowed to bring it up to date: what they
-do not know is told as unknown (schema.py).
+An older layout is brought up to date in a copy, by the same steps as a vSensor does it in place: whoever looks at a
+store may not be allowed to change it. What it did not know is unknown (schema.py).
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import groupby
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from . import schema
 from .layout import Layout
 from .section import Span
+
+# The members of Entry, in its order.
+_ENTRIES: Final = """
+SELECT b.sensor, b.interface, b.epoch, b.sequence, b.packets, b.books, b.repeats, b.received_ns,
+  b.file, b.offset, b.length, f.length, b.earliest_ns, b.latest_ns
+FROM batches AS b LEFT JOIN files AS f ON f.file = b.file
+"""
 
 
 class Entry(NamedTuple):
@@ -47,14 +55,11 @@ class Ledger:
         uri = f"{layout.index.absolute().as_uri()}?mode=ro"
         self._db = sqlite3.connect(uri, uri=True, timeout=5.0)
         try:
-            self._version = schema.version_of(self._db, layout.index)
+            if 0 < (version := schema.version_of(self._db, layout.index)) < schema.VERSION:
+                self._db = _lifted(self._db, version)
         except BaseException:
             self._db.close()
             raise
-
-    @property
-    def _timed(self) -> bool:
-        return self._version >= schema.WITH_TIMES
 
     def __enter__(self) -> Self:
         return self
@@ -64,13 +69,20 @@ class Ledger:
 
     def streams(self) -> Iterator[list[Entry]]:
         """The batches of each stream, in the order of their sequences."""
-        books = "b.books" if self._version >= schema.WITH_BOOKS else "NULL"
-        repeats, *times = ("b.repeats", "b.earliest_ns", "b.latest_ns") if self._timed else ("0", "NULL", "NULL")
-        rows = self._db.execute(
-            f"SELECT b.sensor, b.interface, b.epoch, b.sequence, b.packets, {books}, {repeats}, b.received_ns,"  # noqa: S608  ours
-            " b.file, b.offset, b.length, f.length,"
-            f" {', '.join(times)} FROM batches AS b LEFT JOIN files AS f ON f.file = b.file"
-            " ORDER BY b.sensor, b.interface, b.epoch, b.sequence"
-        )
+        rows = self._db.execute(f"{_ENTRIES} ORDER BY b.sensor, b.interface, b.epoch, b.sequence")
         for _, stream in groupby(map(Entry._make, rows), key=lambda entry: entry[:3]):
             yield list(stream)
+
+
+def _lifted(old: sqlite3.Connection, version: int) -> sqlite3.Connection:
+    """A copy of an older index in today's layout; closes `old`.
+
+    It is in a database without a name, which SQLite keeps in memory while it is small, and else in an unlinked file.
+    """
+    with closing(old):
+        copy = sqlite3.connect("", isolation_level=None)
+        old.backup(copy)
+    copy.execute("PRAGMA synchronous=OFF")
+    for step in range(version, schema.VERSION):
+        copy.executescript(schema.UPGRADES[step])
+    return copy

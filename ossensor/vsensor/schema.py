@@ -13,8 +13,6 @@ from typing import Final
 from ossensor.errors import ConfigurationError
 
 VERSION: Final = 3
-WITH_BOOKS: Final = 2
-WITH_TIMES: Final = 3  # and repeats, and removals
 
 _BATCHES: Final = """
 CREATE TABLE batches (
@@ -36,7 +34,7 @@ _REMOVALS: Final = """
 CREATE TABLE removals (
   sensor TEXT NOT NULL, epoch TEXT NOT NULL, interface TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
   packets INTEGER NOT NULL, first_packet INTEGER, books TEXT, repeats INTEGER NOT NULL,
-  first_received_ns INTEGER NOT NULL, last_received_ns INTEGER NOT NULL,
+  first_received_ns INTEGER NOT NULL, last_received_ns INTEGER NOT NULL, earliest_ns INTEGER, latest_ns INTEGER,
   PRIMARY KEY (sensor, epoch, interface, first)
 ) STRICT, WITHOUT ROWID;
 """

@@ -119,7 +119,7 @@ def test_a_store_of_another_layout_is_a_fault_and_not_a_crash_loop(tmp_path: Pat
         process.stop()
 
     assert code == Exit.CONFIGURATION
-    assert process.stderr == (f"vsensor: {tmp_path}/index.sqlite has layout 9; this program knows 2\n".encode())
+    assert process.stderr == (f"vsensor: {tmp_path}/index.sqlite has layout 9; this program knows 3\n".encode())
     assert process.all("restarting") == []
 
 
