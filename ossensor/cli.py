@@ -26,13 +26,14 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("store", metavar="DIR", help="the store's directory; the vSensor may be running")
     audit.add_argument("--json", action="store_true", help="for programs")
     audit.add_argument("--deep", action="store_true", help="read every stored section too; as slow as the disk")
-    from .ecs.command import add_arguments as add_ecs_arguments  # noqa: PLC0415  argparse alone, like the vSensor's
+    # Argparse alone: what the commands need is imported when they run.
+    from .ecs.command import add_arguments as add_ecs_arguments  # noqa: PLC0415
+    from .vsensor.command import add_arguments as add_vsensor_arguments  # noqa: PLC0415
+    from .vsensor.extract import add_arguments as add_extract_arguments  # noqa: PLC0415
 
     add_ecs_arguments(commands.add_parser("ecs", help="put the sensor into Amazon ECS task definitions"))
-    vsensor = commands.add_parser("vsensor", help="run the collector")
-    from .vsensor.command import add_arguments  # noqa: PLC0415  argparse alone; the server is imported when it runs
-
-    add_arguments(vsensor)
+    add_extract_arguments(commands.add_parser("extract", help="packets of a vSensor's store, as one pcapng file"))
+    add_vsensor_arguments(commands.add_parser("vsensor", help="run the collector"))
     return parser
 
 
@@ -60,6 +61,10 @@ def main(argv: list[str] | None = None) -> int:
             from .ecs.command import run as run_ecs  # noqa: PLC0415  see the module
 
             return run_ecs(arguments)
+        case "extract":
+            from .vsensor.extract import run as extract  # noqa: PLC0415  see the module
+
+            return extract(arguments)
         case _:
             from .vsensor.command import run as run_vsensor  # noqa: PLC0415  see the module
 

@@ -38,7 +38,8 @@ def _option(code: int, value: bytes) -> bytes:
     return struct.pack("<HH", code, len(value)) + value + _PAD[len(value) % 4]
 
 
-def _block(kind: int, body: bytes) -> bytes:
+def block(kind: int, body: bytes) -> bytes:
+    """A whole block around this body, which is padded to 32 bits already."""
     length = 12 + len(body)
     return struct.pack("<II", kind, length) + body + struct.pack("<I", length)
 
@@ -46,7 +47,7 @@ def _block(kind: int, body: bytes) -> bytes:
 def section_header(application: str) -> bytes:
     """An SHB whose section length is still open (-1, which the draft allows: a reader then walks the blocks)."""
     body = struct.pack("<IHHq", _MAGIC, 1, 0, -1) + _option(_SHB_USERAPPL, application.encode()) + _OPT_END
-    return _block(SHB, body)
+    return block(SHB, body)
 
 
 def interface_description(name: str, linktype: int, snaplen: int, capture_filter: str, system: str) -> bytes:
@@ -55,7 +56,7 @@ def interface_description(name: str, linktype: int, snaplen: int, capture_filter
     if capture_filter:
         options += _option(_IF_FILTER, b"\0" + capture_filter.encode("utf-8", "replace")[:LONGEST_FILTER_BYTES])
     options += _option(_IF_OS, system.encode()) + _OPT_END
-    return _block(IDB, struct.pack("<HHI", linktype, 0, snaplen) + options)
+    return block(IDB, struct.pack("<HHI", linktype, 0, snaplen) + options)
 
 
 # Type, length, interface, time high, low; four options of eight bytes, each with its head; their end; length.
@@ -186,22 +187,33 @@ class Statistics(NamedTuple):
     end_ns: int | None = None
 
 
-def statistics_of(body: bytes | memoryview) -> Statistics:
-    """An ISB's counts and times, from its body. Raises FormatError."""
-    found: dict[int, int] = {}
-    at = 12  # interface and time
+def options(body: bytes | memoryview, at: int) -> Iterator[tuple[int, bytes]]:
+    """Codes and values of the options of a block, which begin at this offset of its body. Raises FormatError."""
     while at + 4 <= len(body):
         code, length = struct.unpack_from("<HH", body, at)
         if not code:
-            break
+            return
         if at + 4 + length > len(body):
             raise FormatError("an option longer than its block")
-        if length == 8:
-            (found[code],) = struct.unpack_from("<Q", body, at + 4)
-            if code in (_ISB_START, _ISB_END):  # a time is two words, the high one first, as in an EPB
-                found[code] = found[code] >> 32 | (found[code] & 0xFFFFFFFF) << 32
+        yield code, bytes(body[at + 4 : at + 4 + length])
         at += 4 + (length + 3 & ~3)
+
+
+def statistics_of(body: bytes | memoryview) -> Statistics:
+    """An ISB's counts and times, from its body. Raises FormatError."""
+    found: dict[int, int] = {}
+    for code, value in options(body, 12):  # behind interface and time
+        if len(value) == 8:
+            # Counts are 64-bit numbers; a time is two 32-bit ones, the high one first, as in an EPB.
+            first, second = struct.unpack("<II", value)
+            found[code] = first << 32 | second if code in (_ISB_START, _ISB_END) else second << 32 | first
     return Statistics(*map(found.get, (_ISB_RECEIVED, _ISB_DROPPED, _ISB_START, _ISB_END)))
+
+
+def renamed(description: bytes, name: str) -> bytes:
+    """The body of an IDB with another name for the interface, and everything else as it was. Raises FormatError."""
+    others = (_option(code, value) for code, value in options(description, 8) if code != _IF_NAME)
+    return description[:8] + _option(_IF_NAME, name.encode("utf-8", "replace")) + b"".join(others) + _OPT_END
 
 
 def packets(data: bytes | bytearray | memoryview) -> Iterator[Packet]:

@@ -49,12 +49,19 @@ class Layout:
         return self.root / ".lock"
 
     @staticmethod
+    def folder(sensor: str, interface: str) -> str:
+        """The path, under the root, of the folder for this interface's files, with a slash at its end.
+
+        Sensor names are safe as they are (protocol.sensor_name_ok); interface names may hold anything printable.
+        """
+        return f"{sensor}/{quote(interface, safe='')}/"
+
+    @staticmethod
     def file(sensor: str, interface: str, started_ns: int) -> str:
         """The path, under the root, of the file that begins at this Unix time.
 
-        Sensor names are safe as they are (protocol.sensor_name_ok); interface names may hold anything printable. Nine
-        digits of fraction keep names in the order of their times, which three or none would not for fast rotation.
+        Nine digits of fraction keep names in the order of their times, which three or none would not for fast rotation.
         """
         seconds, ns = divmod(started_ns, 10**9)
         start = dt.datetime.fromtimestamp(seconds, tz=dt.UTC).strftime("%Y%m%dT%H%M%S")
-        return f"{sensor}/{quote(interface, safe='')}/{start}.{ns:09d}Z.pcapng"
+        return f"{Layout.folder(sensor, interface)}{start}.{ns:09d}Z.pcapng"

@@ -22,6 +22,15 @@ SELECT b.sensor, b.interface, b.epoch, b.sequence, b.packets, b.books, b.repeats
   b.file, b.offset, b.length, f.length, b.earliest_ns, b.latest_ns
 FROM batches AS b LEFT JOIN files AS f ON f.file = b.file
 """
+# Unknown times, of an older layout's rows, may be any.
+_FILES_WITHIN: Final = """
+SELECT file FROM files WHERE file >= ? AND file < ? AND NOT removed
+  AND (earliest_ns IS NULL OR (latest_ns >= ? AND earliest_ns <= ?)) ORDER BY file
+"""
+_WITHIN: Final = f"""
+{_ENTRIES} WHERE b.file = ? AND b.packets > 0
+  AND (b.earliest_ns IS NULL OR (b.latest_ns >= ? AND b.earliest_ns <= ?)) ORDER BY b.offset
+"""
 
 
 class Entry(NamedTuple):
@@ -72,6 +81,43 @@ class Ledger:
         rows = self._db.execute(f"{_ENTRIES} ORDER BY b.sensor, b.interface, b.epoch, b.sequence")
         for _, stream in groupby(map(Entry._make, rows), key=lambda entry: entry[:3]):
             yield list(stream)
+
+    def interfaces(self) -> list[tuple[str, str]]:
+        """Every (sensor, interface) that the store has, or had, anything of."""
+        return list(self._db.execute("SELECT DISTINCT sensor, interface FROM streams ORDER BY sensor, interface"))
+
+    def stored_bytes(self, sensor: str, interface: str) -> int:
+        """How much this interface's files hold, compressed or not."""
+        low, high = _folder(sensor, interface)
+        row = self._db.execute(
+            "SELECT coalesce(sum(length), 0) FROM files WHERE file >= ? AND file < ? AND NOT removed", (low, high)
+        ).fetchone()
+        return int(row[0])
+
+    def within(self, sensor: str, interface: str, window: Span) -> Iterator[Entry]:
+        """The interface's batches that may hold packets of the window, both ends included, in the order of the files.
+
+        One file's rows at a time: whoever works through them holds no transaction open, which would keep a vSensor's
+        log from being emptied.
+        """
+        names = [name for (name,) in self._db.execute(_FILES_WITHIN, (*_folder(sensor, interface), *window)).fetchall()]
+        for name in names:
+            yield from map(Entry._make, self._db.execute(_WITHIN, (name, *window)).fetchall())
+
+    def removed_within(self, sensor: str, interface: str, window: Span) -> int:
+        """Packets, at most, that were of this window and that retention removed."""
+        row = self._db.execute(
+            "SELECT coalesce(sum(packets), 0) FROM removals WHERE sensor=? AND interface=?"
+            " AND (earliest_ns IS NULL OR (latest_ns >= ? AND earliest_ns <= ?))",
+            (sensor, interface, *window),
+        ).fetchone()
+        return int(row[0])
+
+
+def _folder(sensor: str, interface: str) -> tuple[str, str]:
+    """Two names, between which all files of the interface lie: "0" is what follows "/"."""
+    low = Layout.folder(sensor, interface)
+    return low, low[:-1] + "0"
 
 
 def _lifted(old: sqlite3.Connection, version: int) -> sqlite3.Connection:

@@ -32,16 +32,23 @@ _INSERT = {
 }
 
 
-def make(path: Path, layout: int, stream: tuple[str, str, str], batches: list[tuple[int, str | None]]) -> None:
-    """An index of this layout: the stream's batches with their packets and books, ten bytes each, in f.pcapng."""
+def make(
+    path: Path,
+    layout: int,
+    stream: tuple[str, str, str],
+    batches: list[tuple[int, str | None]],
+    file: str = "f.pcapng",
+    length: int = 10,
+) -> None:
+    """An index of this layout: the stream's batches with their packets and books, all as long, in one file."""
     columns = _BATCHES_1 + (", books TEXT" if layout == 2 else "")
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode=WAL")
         db.executescript(_SCHEMA.format(columns=columns))
         for n, (packets, books) in enumerate(batches):
-            row = (*stream, n, "f.pcapng", 10 * n, 10, packets, 1000 + n, *([books] if layout == 2 else []))
+            row = (*stream, n, file, length * n, length, packets, 1000 + n, *([books] if layout == 2 else []))
             db.execute(_INSERT[layout], row)
-        db.execute("INSERT INTO files VALUES (?, ?)", ("f.pcapng", 10 * len(batches)))
+        db.execute("INSERT INTO files VALUES (?, ?)", (file, length * len(batches)))
         db.execute("INSERT INTO streams VALUES (?,?,?,?,?)", (*stream, len(batches), sum(n for n, _ in batches)))
         db.execute(f"PRAGMA user_version = {layout}")
         db.commit()

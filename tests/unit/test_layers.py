@@ -70,7 +70,7 @@ VSENSOR_MAY_IMPORT = {
     *BARE_PACKAGES - {"workers", "capture", "ecs"},
 }
 # Where the command line enters the vSensor.
-VSENSOR_DOORS = {"vsensor.command", "vsensor.audit"}
+VSENSOR_DOORS = {"vsensor.command", "vsensor.audit", "vsensor.extract"}
 VSENSOR_MAY_IMPORT_LAZILY = {"settings"}
 
 
