@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
+from typing import Final
 
 from . import __version__
 
@@ -37,38 +39,63 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run(_: argparse.Namespace) -> int:
+    from .start import run  # noqa: PLC0415  see the module
+
+    return run(os.environ)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from .commands_look import check  # noqa: PLC0415  see the module
+
+    return check(os.environ, as_json=arguments.json)
+
+
+def _interfaces(arguments: argparse.Namespace) -> int:
+    from .commands_look import interfaces  # noqa: PLC0415  see the module
+
+    return interfaces(os.environ, as_json=arguments.json)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from .vsensor.audit import run  # noqa: PLC0415  see the module
+
+    return run(arguments.store, as_json=arguments.json, deep=arguments.deep)
+
+
+def _ecs(arguments: argparse.Namespace) -> int:
+    from .ecs.command import run  # noqa: PLC0415  see the module
+
+    return run(arguments)
+
+
+def _extract(arguments: argparse.Namespace) -> int:
+    from .vsensor.extract import run  # noqa: PLC0415  see the module
+
+    return run(arguments)
+
+
+def _vsensor(arguments: argparse.Namespace) -> int:
+    from .vsensor.command import run  # noqa: PLC0415  see the module
+
+    return run(arguments, os.environ)
+
+
+_COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
+    "run": _run,
+    "check": _check,
+    "interfaces": _interfaces,
+    "audit": _audit,
+    "ecs": _ecs,
+    "extract": _extract,
+    "vsensor": _vsensor,
+}
+
+
 def main(argv: list[str] | None = None) -> int:
     """The exit code of the command: see errors.Exit; 2 for a command line that cannot be read."""
     arguments = _parser().parse_args(argv)
-    match arguments.command:
-        case "run":
-            from .start import run  # noqa: PLC0415  see the module
-
-            return run(os.environ)
-        case "check":
-            from .commands_look import check  # noqa: PLC0415  see the module
-
-            return check(os.environ, as_json=arguments.json)
-        case "interfaces":
-            from .commands_look import interfaces  # noqa: PLC0415  see the module
-
-            return interfaces(os.environ, as_json=arguments.json)
-        case "audit":
-            from .vsensor.audit import run as audit  # noqa: PLC0415  see the module
-
-            return audit(arguments.store, as_json=arguments.json, deep=arguments.deep)
-        case "ecs":
-            from .ecs.command import run as run_ecs  # noqa: PLC0415  see the module
-
-            return run_ecs(arguments)
-        case "extract":
-            from .vsensor.extract import run as extract  # noqa: PLC0415  see the module
-
-            return extract(arguments)
-        case _:
-            from .vsensor.command import run as run_vsensor  # noqa: PLC0415  see the module
-
-            return run_vsensor(arguments, os.environ)
+    return _COMMANDS[arguments.command](arguments)
 
 
 if __name__ == "__main__":
