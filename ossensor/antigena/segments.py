@@ -35,6 +35,7 @@ class Segment:
     sequence: int
     acknowledgment: int
     flags: int
+    window: int
     # The sequence space that it takes, SYN and FIN included (SEG.LEN of RFC 9293); None when the packet does not tell:
     # a first fragment, or a super-frame whose length does not fit into its field (BIG TCP). 0 for UDP.
     length: int | None
@@ -118,7 +119,7 @@ def _over_ipv6(ip: bytes) -> _Transport | None:
 def _tcp(frame: Frame, transport: _Transport) -> Segment | None:
     if len(transport.data) < 20:
         return None
-    sport, dport, sequence, acknowledgment, offset, flags = struct.unpack_from("!HHIIBB", transport.data)
+    sport, dport, sequence, acknowledgment, offset, flags, window = struct.unpack_from("!HHIIBBH", transport.data)
     header = (offset >> 4) * 4
     if header < 20 or (transport.total is not None and transport.total < header):
         return None
@@ -132,6 +133,7 @@ def _tcp(frame: Frame, transport: _Transport) -> Segment | None:
         sequence,
         acknowledgment,
         flags,
+        window,
         length,
         frame.link,
         frame.ip,
@@ -143,4 +145,4 @@ def _udp(frame: Frame, transport: _Transport) -> Segment | None:
         return None
     sport, dport = struct.unpack_from("!HH", transport.data)
     ends = End(transport.source, sport), End(transport.destination, dport)
-    return Segment("udp", *ends, 0, 0, 0, 0, frame.link, frame.ip)
+    return Segment("udp", *ends, 0, 0, 0, 0, 0, frame.link, frame.ip)

@@ -1,0 +1,168 @@
+"""From a frame that a handle showed to the packets that go out for it, and the counts that are reported. Pure.
+
+Invariant: nothing is sent but in answer to a segment that an order in force concerns and no guard spares; every such
+answer is counted, under its order and end, or under the reason why it was not sent.
+
+An answer to an end at this host goes through a raw IP socket, because what is put on the link leaves the host; the
+kernel delivers it over loopback, without privileges beyond CAP_NET_RAW. An answer to another host is put on the link,
+in the VLAN and between the hardware addresses of the frame, because this host may have no route there (a mirror port,
+another network behind a router). Links that are not Ethernet have nothing to copy, so the kernel routes it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from ossensor.ratelimit import Bucket
+
+from .actions import Action, Address, End
+from .frames import framed
+from .guards import Guards
+from .openers import Openers
+from .refusals import Refusal
+from .resets import Answer, answerable, answers
+from .segments import RST, Segment, maybe_segment
+from .table import Table
+from .watch import Verdict, Watch
+
+# 10,000 small packets are half a percent of a gigabit, and about what this code answers in a second; the burst is what
+# a busy host's connections need when a quarantine begins.
+PACKETS_PER_S: Final = 10_000
+BURST_PACKETS: Final = 10_000
+
+Mode: TypeAlias = Literal["enforce", "observe"]
+
+
+class Outgoing(NamedTuple):
+    """A packet to send: a frame by the handle that showed the cause (`link`), or an IP packet by a raw socket."""
+
+    how: Literal["link", "raw"]
+    packet: bytes
+    to: End
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one order did. `sent` counts packets by the order's side that got them; `withheld` those of mode observe."""
+
+    matched: int = 0
+    closed: int = 0
+    unconfirmed: int = 0
+    sent: Counter[str] = field(default_factory=Counter)
+    withheld: int = 0
+    refused: Counter[Refusal] = field(default_factory=Counter)
+
+
+class Enforcer:
+    """What one worker does about the orders of `table`, at one interface.
+
+    `local` are the addresses of this host (or network namespace), to be replaced when they change.
+    """
+
+    def __init__(
+        self, table: Table, guards: Guards, local: frozenset[Address] = frozenset(), mode: Mode = "enforce"
+    ) -> None:
+        self.table = table
+        self.guards = guards
+        self.local = local
+        self.mode: Mode = mode
+        self.tallies: dict[str, Tally] = {}
+        self.unreadable = 0
+        self._openers = Openers()
+        self._watch = Watch()
+        self._bucket = Bucket(PACKETS_PER_S, BURST_PACKETS)
+
+    def process(
+        self, data: bytes, linktype: int, now_s: float, program: Collection[str] | None = None
+    ) -> list[Outgoing]:
+        """The packets that answer a frame.
+
+        `program` names the orders of the kernel filter that let it pass: with several filters, a frame that orders in
+        two of them concern comes twice, and is answered by the one that has the first of the orders.
+        """
+        segment = maybe_segment(data, linktype)
+        if segment is None:
+            self.unreadable += 1
+            return []
+        self._openers.learn(segment)
+        action = self._maybe_ending(segment, now_s, program)
+        if action is None:
+            return []
+        if segment.flags & RST:
+            self._watch.reset(segment)
+            return []
+        tally = self._tally(action.id)
+        if not answerable(segment):
+            tally.refused[Refusal.NOT_ONE_HOST] += 1
+            return []
+        new, verdicts = self._watch.seen(segment, action.id, now_s)
+        tally.matched += new
+        self._count(verdicts)
+        if self.mode == "observe":
+            tally.withheld += 2
+            return []
+        outgoing = []
+        for answer in answers(segment):
+            if self._bucket.take(now_s):
+                tally.sent[_side(action, segment, answer)] += 1
+                outgoing.append(self._outgoing(segment, answer))
+            else:
+                tally.refused[Refusal.RATE] += 1
+        if len(outgoing) == 2:
+            self._watch.answered(segment)
+        return outgoing
+
+    def judge(self, now_s: float) -> None:
+        """Decides about connections that fell silent. To be called every second or so, and before a report."""
+        self._count(self._watch.judged(now_s))
+
+    def report(self) -> dict[str, Tally]:
+        """What was done since the last report, by order."""
+        done, self.tallies = self.tallies, {}
+        return done
+
+    def _maybe_ending(self, segment: Segment, now_s: float, program: Collection[str] | None) -> Action | None:
+        """The first order that ends this connection, if it is of the program; why others do not is counted if not."""
+        one, other = segment.source, segment.destination
+        refused: list[tuple[str, Refusal]] = []
+        for action in self.table.in_force(now_s).candidates(one.address, other.address):
+            if not action.concerns(segment.protocol, one, other):
+                continue
+            reason = self.guards.spares(action, segment)
+            opener = one if action.direction == "all" else self._openers.maybe_opener(segment)
+            if reason is None and opener is None:
+                reason = Refusal.UNKNOWN_OPENER
+            if reason is not None:
+                refused.append((action.id, reason))
+            elif opener is not None and action.opened_as_ordered(opener, other if opener == one else one):
+                return action if program is None or action.id in program else None
+        for action_id, reason in refused:
+            if program is None or action_id in program:
+                self._tally(action_id).refused[reason] += 1
+        return None
+
+    def _outgoing(self, segment: Segment, answer: Answer) -> Outgoing:
+        end = segment.source if answer.to == "source" else segment.destination
+        if not segment.link or end.address in self.local or end.address.is_loopback:
+            return Outgoing("raw", answer.packet, end)
+        return Outgoing("link", framed(segment.link, answer.packet, back=answer.to == "source"), end)
+
+    def _tally(self, action_id: str) -> Tally:
+        return self.tallies.setdefault(action_id, Tally())
+
+    def _count(self, verdicts: list[Verdict]) -> None:
+        for verdict in verdicts:
+            if verdict.closed:
+                self._tally(verdict.action_id).closed += 1
+            elif self.mode == "enforce":
+                self._tally(verdict.action_id).unconfirmed += 1
+
+
+def _side(action: Action, segment: Segment, answer: Answer) -> Literal["source", "destination"]:
+    """Which side of the order the answer goes to, whichever end of the segment that is."""
+    ends = (segment.source, segment.destination)
+    to, other = ends if answer.to == "source" else ends[::-1]
+    return "source" if action.source.holds(to) and action.destination.holds(other) else "destination"

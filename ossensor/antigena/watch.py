@@ -1,0 +1,106 @@
+"""What became of the connections that were answered: nothing is called closed that was not seen closed. Pure.
+
+A closed connection is seldom seen to close: a host that takes a reset says nothing. So a connection is judged when both
+its ends have been silent for QUIET_S since our last answer, and silence proves something only of an end that owes a
+packet. `closed` is a TCP connection of which, before the silence,
+
+- an end sent a reset of its own: it has no such connection, and the reset went on to the other end; or both sent FIN;
+- the last segment took sequence space. Its receiver owes an acknowledgment within half a second (RFC 9293 section
+  3.8.6.3), its sender a repetition after a second or so (RFC 6298 section 2.1). Neither came, so neither is there.
+
+All others, UDP's always, end `unconfirmed`: both ends were told, nothing contradicts, nothing proves. A connection that
+goes on after that is matched, answered and counted again as another one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
+
+from .actions import End
+from .packets import RESET_WINDOW
+from .segments import FIN, RST, SYN, Segment
+
+# Beyond a delayed acknowledgment and the first repetition over a path with a round trip of a second.
+QUIET_S: Final = 3.0
+# Connections under watch at once; the one that was silent longest is given up for another, unconfirmed. 4 MiB.
+MAX_WATCHED: Final = 8192
+
+_Key: TypeAlias = tuple[str, frozenset[End]]
+
+
+@dataclass(slots=True)
+class _Connection:
+    action_id: str
+    last_s: float
+    answered: bool = False
+    owing: bool = False  # the last segment took sequence space
+    reset_by_an_end: bool = False
+    finished: frozenset[End] = frozenset()
+
+
+class Verdict(NamedTuple):
+    """One connection that is watched no longer."""
+
+    action_id: str
+    closed: bool
+
+
+class Watch:
+    """Connections by their ends."""
+
+    def __init__(self, most: int = MAX_WATCHED) -> None:
+        self._most = most
+        self._connections: OrderedDict[_Key, _Connection] = OrderedDict()  # the longest silent first
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def seen(self, segment: Segment, action_id: str, now_s: float) -> tuple[bool, list[Verdict]]:
+        """Whether the segment, which that action ends, is of a connection that is new here; and who gave way to it."""
+        key, verdicts = _key(segment), []
+        connection = self._connections.get(key)
+        new = connection is None or (connection.reset_by_an_end and bool(segment.flags & SYN))
+        if connection is not None and new:
+            verdicts.append(_verdict(connection))  # the same ports again: the old one is over, since a new one begins
+        if connection is None or new:
+            connection = self._connections[key] = _Connection(action_id, now_s)
+        self._connections.move_to_end(key)
+        connection.last_s = now_s
+        connection.owing = segment.protocol == "tcp" and segment.length != 0
+        if segment.flags & FIN:
+            connection.finished |= {segment.source}
+        if len(self._connections) > self._most:
+            verdicts.append(_verdict(self._connections.popitem(last=False)[1], unheard=True))
+        return new, verdicts
+
+    def reset(self, segment: Segment) -> None:
+        """Takes note of a reset that passed; ours say nothing."""
+        connection = self._connections.get(_key(segment))
+        if connection is not None and segment.flags & RST and segment.window != RESET_WINDOW:
+            connection.reset_by_an_end = True
+
+    def answered(self, segment: Segment) -> None:
+        """Both ends were sent their packet."""
+        self._connections[_key(segment)].answered = True
+
+    def judged(self, now_s: float) -> list[Verdict]:
+        """Those that have been silent long enough. To be asked every second or so."""
+        verdicts = []
+        while self._connections:
+            key, connection = next(iter(self._connections.items()))
+            if now_s - connection.last_s < QUIET_S:
+                break
+            del self._connections[key]
+            verdicts.append(_verdict(connection))
+        return verdicts
+
+
+def _key(segment: Segment) -> _Key:
+    return segment.protocol, frozenset((segment.source, segment.destination))
+
+
+def _verdict(connection: _Connection, *, unheard: bool = False) -> Verdict:
+    seen = connection.reset_by_an_end or len(connection.finished) > 1 or (connection.owing and not unheard)
+    return Verdict(connection.action_id, closed=connection.answered and seen)
