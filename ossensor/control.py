@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 _LARGEST_BYTES: Final = 64 << 10
@@ -20,6 +21,9 @@ _MOST_FDS: Final = 8
 _PATIENCE_S: Final = 2.0
 # A peer that never stops talking must not keep us from everything else.
 _MOST_MESSAGES: Final = 256
+# Of a text that is longer than a message. JSON spells it once more, at most at double length.
+_PART_CHARACTERS: Final = 24_000
+_MOST_PARTS: Final = 128
 
 
 class Channel:
@@ -63,6 +67,13 @@ class Channel:
             else:
                 return True
 
+    def send_text(self, op: str, text: str) -> bool:
+        """As `send`, of a text in ASCII that may be longer than a message: in parts, which a `Parts` puts together."""
+        parts = [text[at : at + _PART_CHARACTERS] for at in range(0, len(text), _PART_CHARACTERS)] or [""]
+        if len(parts) > _MOST_PARTS:
+            raise AssertionError(f"a text {op!r} of {len(text)} characters would be cut")
+        return all(self.send(op, number=n, parts=len(parts), text=part) for n, part in enumerate(parts))
+
     def receive(self) -> list[tuple[dict[str, Any], list[int]]]:
         """The waiting messages, so many at most, with their descriptors; what is no object with an `op` is left out."""
         messages: list[tuple[dict[str, Any], list[int]]] = []
@@ -89,3 +100,24 @@ class Channel:
                 for fd in fds:
                     os.close(fd)
         return messages
+
+
+class Parts:
+    """Puts a text together again. Parts arrive in order or not at all; a text that breaks off is forgotten."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def maybe_whole(self, message: Mapping[str, Any]) -> str | None:
+        """The text that this message, of one `op`, completes."""
+        number, parts, text = message.get("number"), message.get("parts"), message.get("text")
+        if number == 0:
+            self._texts = []
+        if number != len(self._texts) or not isinstance(text, str) or type(parts) is not int or parts > _MOST_PARTS:
+            self._texts = []
+            return None
+        self._texts.append(text)
+        if len(self._texts) != parts:
+            return None
+        whole, self._texts = "".join(self._texts), []
+        return whole

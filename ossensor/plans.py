@@ -13,8 +13,10 @@ from .port import Recipe
 from .settings import Settings
 from .transport.introduction import Introduction
 from .transport.signing import Key
+from .workers.enforcer import Plan as EnforcerPlan
 from .workers.lines import Plan as UploaderPlan
 from .workers.route import Destination
+from .workers.scheduler import AntigenaPlan
 
 _APPLICATION: Final = f"ossensor/{__version__}"
 
@@ -50,5 +52,17 @@ def uploader_plan(settings: Settings, task: Mapping[str, str]) -> UploaderPlan:
         application=_APPLICATION,
     )
     folder = "" if settings.spool_dir is None else str(settings.spool_dir)
-    introduction = Introduction(_APPLICATION, platform.node(), task)
-    return UploaderPlan(to, settings.compression, introduction, folder, settings.spool_mb << 20)
+    antigena = None
+    if settings.antigena_enabled:
+        antigena = AntigenaPlan(settings.antigena_mode, settings.antigena_time_period_s)
+    introduction = Introduction(
+        _APPLICATION, platform.node(), task, antigena="off" if antigena is None else antigena.mode
+    )
+    return UploaderPlan(to, settings.compression, introduction, antigena, folder, settings.spool_mb << 20)
+
+
+def enforcer_plan(settings: Settings) -> EnforcerPlan | None:
+    """What the enforcer is forked for; None when nothing may be ordered."""
+    if not settings.antigena_enabled:
+        return None
+    return EnforcerPlan(settings.antigena_mode, settings.antigena_protect)

@@ -11,6 +11,7 @@ import socket
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final, Literal
 
@@ -66,6 +67,8 @@ class Settings:
     debug: int
     antigena_enabled: bool
     antigena_time_period_s: int
+    antigena_mode: Literal["enforce", "observe"]
+    antigena_protect: tuple[IPv4Network | IPv6Network, ...]
     exclude: tuple[str, ...]
     include: tuple[str, ...]
     bpf: str

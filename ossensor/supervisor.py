@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 from . import logs, plans
 from .children import State, describe
 from .complaints import Complaints
+from .enforcement import Enforcement
 from .errors import ConfigurationError, Exit
 from .gate import Gate
 from .interfaces import Rules
@@ -72,7 +73,11 @@ class Supervisor:
         self._reload = reload
         self._forge = Forge(*privileges.user_ids(settings.user))
         self._gate = Gate(plans.first_bank(settings))
-        self._uplink = Uplink(plans.uploader_plan(settings, task), context, metrics, self._guard, self._narrow)
+        self._uplink = Uplink(
+            plans.uploader_plan(settings, task), context, metrics, self._guard, self._narrow, self._order
+        )
+        enforcer_plan = plans.enforcer_plan(settings)
+        self._enforcement = None if enforcer_plan is None else Enforcement(enforcer_plan, self._uplink.report)
         self._roster = Roster(settings, self._gate, self._uplink, self._forge)
         self._ticked_s = 0.0
         self._phase = Phase.RUNNING
@@ -129,9 +134,9 @@ class Supervisor:
         times = [self._tick_at_s, self._deadline_s]
         if self._roster.look_at_s is not None:
             times.append(self._roster.look_at_s)
-        times += [
-            c.due_s for c in (self._uplink.child, *(p.child for p in self._roster.ports())) if c.state is State.BACKOFF
-        ]
+        children = [self._uplink.child, *(p.child for p in self._roster.ports())]
+        children += [] if self._enforcement is None else [self._enforcement.child]
+        times += [child.due_s for child in children if child.state is State.BACKOFF]
         return max(0.0, min(times) - now_s)
 
     def _on_signals(self) -> None:
@@ -150,6 +155,7 @@ class Supervisor:
         if self._phase is Phase.RUNNING:
             self._doorbell.silence()
             self._roster.look()
+            self._show_surroundings()
 
     def _on_reload(self) -> None:
         """Lists, device and BPF are read again; what cannot change in a running sensor is left alone."""
@@ -174,6 +180,16 @@ class Supervisor:
     def _narrow(self, wanted: Any) -> str:
         return self._gate.narrow(wanted, self._roster.ports())
 
+    def _order(self, text: str) -> None:
+        if self._enforcement is not None and self._phase is Phase.RUNNING:
+            self._show_surroundings()
+            self._enforcement.order(text)
+
+    def _show_surroundings(self) -> None:
+        if self._enforcement is not None:
+            names = [port.interface.name for port in self._roster.ports()]
+            self._enforcement.attend(names, self._gate.bank.flows)
+
     # -- children -------------------------------------------------------------------------------------------------
 
     def _start_due(self, now_s: float) -> None:
@@ -182,6 +198,8 @@ class Supervisor:
         for port in self._roster.ports():
             if port.child.due(now_s) and self._phase is Phase.RUNNING:
                 self._roster.start_worker(port)
+        if self._enforcement is not None and self._enforcement.due(now_s) and self._phase is Phase.RUNNING:
+            self._start_enforcer(self._enforcement)
 
     def _start_uploader(self) -> None:
         try:
@@ -194,6 +212,15 @@ class Supervisor:
     def _on_uploader(self) -> None:
         for queue_id in self._uplink.listen():
             self._roster.finish(queue_id)
+        self._show_surroundings()
+
+    def _start_enforcer(self, enforcement: Enforcement) -> None:
+        try:
+            enforcement.start(self._forge)
+        except OSError as e:
+            self._complaints.say("cannot start the enforcer of Antigena", why=e)
+            return
+        self._selector.register(cast(int, enforcement.fileno()), selectors.EVENT_READ, enforcement.listen)
 
     # -- deaths ---------------------------------------------------------------------------------------------------
 
@@ -203,6 +230,11 @@ class Supervisor:
         for port in self._roster.all():
             if port.process is not None and (code := port.process.exit_code) is not None:
                 self._roster.worker_ended(port, code)
+        enforcement = self._enforcement
+        process = None if enforcement is None else enforcement.process
+        if enforcement is not None and process is not None and (code := process.exit_code) is not None:
+            self._selector.unregister(cast(int, enforcement.fileno()))
+            enforcement.ended(code)
         reap_strangers()
 
     def _uploader_ended(self, exit_code: int) -> None:
@@ -228,7 +260,9 @@ class Supervisor:
             port.read_statistics()
         for port in self._roster.ports():
             self._gate.reopen(port)
-        for process in (self._uplink.process, *(p.process for p in self._roster.all())):
+        processes = [self._uplink.process, *(p.process for p in self._roster.all())]
+        processes += [] if self._enforcement is None else [self._enforcement.process]
+        for process in processes:
             if process is not None and not thawed:
                 process.watch()
         if now_s >= self._stats_at_s:
@@ -245,6 +279,8 @@ class Supervisor:
         self._phase = Phase.DRAINING_WORKERS
         self._deadline_s = time.monotonic() + self._settings.drain_s
         log.info("draining", extra=fields(at_most_s=self._settings.drain_s))
+        if self._enforcement is not None:
+            self._enforcement.stop()
         for port in self._roster.ports():
             self._roster.stop_worker(port)
 
@@ -263,6 +299,8 @@ class Supervisor:
         self._uplink.end_now()
 
     def _close_books(self) -> None:
+        if self._enforcement is not None:
+            self._enforcement.end_now()
         self._forge.hear_out()
         for port in self._roster.all():
             books = port.books(slots_lost=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from .children import Child
-from .control import Channel
+from .control import Channel, Parts
 from .errors import Exit
 from .port import Port
 from .slots import ring_for_dead
@@ -40,7 +40,7 @@ def _settled(ports: Iterable[Port]) -> int:
 class Uplink:
     """`guard` is asked to leave addresses out of the capture before the uploader may connect to them.
 
-    `narrow` is given the packet filter that the vSensor asks for, and says why it refuses it.
+    `narrow` is given the packet filter that the vSensor asks for, and says why it refuses it. `order` is given orders.
     """
 
     def __init__(
@@ -50,12 +50,16 @@ class Uplink:
         metrics: socket.socket | None,
         guard: Callable[[Any], bool],
         narrow: Callable[[Any], str],
+        order: Callable[[str], None],
     ) -> None:
         self._plan = plan
         self._context = context
         self._metrics = metrics  # the port that scrapers connect to, whichever uploader serves it
         self._guard = guard
         self._narrow = narrow
+        self._order = order
+        self._orders = Parts()
+        self._report: str | None = None
         self.child = Child("oss-upload")
         self.process: Process | None = None
         self._heartbeat = Heartbeat()
@@ -91,6 +95,8 @@ class Uplink:
             self.hand_over(port)
             if port.retiring is not None and not port.child.alive:
                 self.retire(port)
+        if self._report is not None:
+            self.report(self._report)
         if self._draining:
             self._tell("drain")
 
@@ -125,17 +131,28 @@ class Uplink:
                 self._tell("guarded", ok=self._guard(message.get("flows")))
             elif message["op"] == "narrow":
                 self._tell("narrowed", refused=self._narrow(message.get("packet_filter")))
+            elif message["op"] == "orders":
+                if (text := self._orders.maybe_whole(message)) is not None:
+                    self._order(text)
             elif message["op"] == "retired" and isinstance(message.get("queue"), int):
                 emptied.append(message["queue"])
         if self._channel.ended and self.process is not None:
             self.process.signal(signal.SIGKILL)  # it hung up: dead already, or of no use
         return emptied
 
+    def report(self, text: str) -> None:
+        """What the enforcer has to say to the vSensor."""
+        self._report = text
+        if self._channel is not None:
+            self._check(self._channel.send_text("report", text))
+
     def _tell(self, op: str, descriptors: tuple[int, ...] = (), **values: Any) -> None:
+        if self._channel is not None:
+            self._check(self._channel.send(op, descriptors, **values))
+
+    def _check(self, sent: bool) -> None:  # noqa: FBT001  what the line before gave
         """An uploader that does not take a message is ended: its successor is told everything again."""
-        if self._channel is None or self._channel.send(op, descriptors, **values):
-            return
-        if self.process is not None and not self._channel.ended:
+        if not sent and self.process is not None and self._channel is not None and not self._channel.ended:
             self.process.give_up()
 
     def ended(self, exit_code: int, ports: Iterable[Port]) -> None:

@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self, cast
 
@@ -99,6 +99,10 @@ def _address(text: str) -> tuple[str, int] | None:
     if bracketed is not (address.version == 6) or _whole(port) not in range(1, 65536):
         raise ValueError("")
     return str(address), int(port)
+
+
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(word) for word in text.split())  # raises a ValueError that says what is wrong
 
 
 def _key(text: str) -> bytes:
@@ -277,6 +281,17 @@ class Form(BaseSettings):
     )
     antigena_time_period_s: _Whole = _number(
         "ANTIGENA_TIME_PERIOD", "Seconds between two exchanges about Antigena actions.", 1, 3600, default=5
+    )
+    antigena_mode: Literal["enforce", "observe"] = _variable(
+        "OSSENSOR_ANTIGENA_MODE",
+        "Whether connections are ended as ordered, or what would have been done is only counted and reported.",
+        "enforce or observe",
+        default="enforce",
+    )
+    antigena_protect: Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_networks)] = _variable(
+        "OSSENSOR_ANTIGENA_PROTECT",
+        "Networks whose connections are never ended, whatever the vSensor orders.",
+        "addresses and ADDRESS/LENGTH, separated by white space",
     )
     exclude: _Patterns = _variable(EXCLUDE, "Interfaces that are not captured. Wins over the include list.", _ERES)
     include: _Patterns = _variable(INCLUDE, "When given, only interfaces that match are captured.", _ERES)

@@ -69,13 +69,15 @@ class Program:
     ids: frozenset[str]
 
 
-def programs(actions: Iterable[Action], guards: Guards, *, ethernet: bool = True) -> list[Program]:
+def programs(
+    actions: Iterable[Action], guards: Guards, *, ethernet: bool = True, most_instructions: int = MAX_INSTRUCTIONS
+) -> list[Program]:
     """Filters for all the orders together, as few as hold them; none for none.
 
     Ids are unique, as in a Table. `ethernet` is False for links whose packets a socket sees from IP on: bare IP, and
     libpcap's cooked mode. ValueError when the guards alone fill a program: some hundreds of flows and networks.
     """
-    room = MAX_INSTRUCTIONS - length(_text([], guards, ethernet=ethernet))
+    room = most_instructions - length(_text([], guards, ethernet=ethernet))
     groups: list[list[Action]] = []
     left = 0
     for action in actions:

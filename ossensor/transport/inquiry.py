@@ -35,6 +35,7 @@ class Answer:
     outcome: Outcome | None = None
     status: int = 0
     content: bytes = b""
+    vsensor_time_s: int | None = None
 
 
 def control_request(
@@ -80,6 +81,7 @@ def judge(inquiry: Inquiry, reply: Reply, content: bytes) -> Answer:
     try:
         verify_reply(reply, content, keys={key.id: key}, tag=f"{inquiry.tag}-reply")
         outcome = Outcome(reply.headers[protocol.FIELD_OUTCOME])
+        vsensor_time_s = protocol.parse_number(reply.headers[protocol.FIELD_TIME])
     except (RefusedError, MalformedError, KeyError, ValueError) as e:
         return Answer(inquiry, f"status {reply.status_code}: {e}", status=reply.status_code)
-    return Answer(inquiry, f"{reply.status_code} {outcome.value}", outcome, reply.status_code, content)
+    return Answer(inquiry, f"{reply.status_code} {outcome.value}", outcome, reply.status_code, content, vsensor_time_s)

@@ -13,6 +13,7 @@ from ossensor.transport.protocol import Account, BatchId
 from ossensor.transport.window import Window
 
 from .route import Destination
+from .scheduler import AntigenaPlan
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Plan:
     to: Destination
     compression: Policy
     introduction: Introduction  # what of it does not change
+    antigena: AntigenaPlan | None = None  # None: the sensor's owner does not want it
     spool_folder: str = ""  # empty: no spool
     spool_bytes: int = 0
 

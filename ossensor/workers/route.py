@@ -133,7 +133,7 @@ class Route:
                     self.endpoint.address,
                     self.endpoint.generation,
                     self._to.keys,
-                    self._vsensor_time_s(),
+                    self.vsensor_time_s(),
                     tuple(self._nonce() for _ in self._to.keys),
                     bound=self._to.pinned,
                 )
@@ -146,13 +146,13 @@ class Route:
         if self._proof is None or self._proof.key is None:
             raise AssertionError("only a proof opens the endpoint")
         where = self.endpoint.address, self.endpoint.generation
-        return Stamp(*where, self._vsensor_time_s(), self._nonce(), self._proof.key, self._proof.pin)
+        return Stamp(*where, self.vsensor_time_s(), self._nonce(), self._proof.key, self._proof.pin)
 
     def _nonce(self) -> Nonce:
         self._nonce_count += 1
         return Nonce(self._nonce_run, self._nonce_count)
 
-    def _vsensor_time_s(self) -> int:
+    def vsensor_time_s(self) -> int:
         """As far as it has told us."""
         return int(self._clock()) + self._clock_offset_s
 

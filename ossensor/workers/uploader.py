@@ -18,10 +18,11 @@ import select
 import socket
 import ssl
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ossensor.accounting import Reason
-from ossensor.control import Channel
+from ossensor.control import Channel, Parts
 from ossensor.errors import Exit
 from ossensor.logs import SEND, fields
 from ossensor.region import Region
@@ -29,7 +30,7 @@ from ossensor.slots import Consumer
 from ossensor.transport.client import Client, Proof, Result
 from ossensor.transport.compression import Advice
 from ossensor.transport.inquiry import Answer
-from ossensor.transport.protocol import BatchId, Stream
+from ossensor.transport.protocol import TAG_ORDER, BatchId, Stream
 from ossensor.transport.window import Window
 
 from .asker import Asker
@@ -41,6 +42,7 @@ from .liaison import Liaison
 from .lines import Holdings, InSlot, Line, Plan, stream_of
 from .overflow import Overflow
 from .route import Addresses, Route
+from .scheduler import Scheduler
 from .senders import Senders
 from .spool import Damaged, Written
 
@@ -79,6 +81,7 @@ class Uploader:
         self._stats_at_s = time.monotonic() + _STATS_EVERY_S
         self._drain: Drain | None = None
         self._inbox: Inbox[News] = Inbox()
+        self._reports = Parts()
         to = self._plan.to
         self._route = Route(to, context, self._report, lambda flows: channel.send("guard", flows=flows))
         self._endpoint = self._route.endpoint
@@ -90,11 +93,21 @@ class Uploader:
         spokesman = Client(to.host, to.port, context, to.application)
         asker = Asker("liaison", spokesman, self._report, keep_connection=False)  # the next is a minute away
         self._liaison = Liaison(self._route, asker, to.sensor, plan.introduction)
+        self._scheduler = self._scheduled(context)
         clients = [Client(to.host, to.port, context, to.application, plan.compression) for _ in range(SENDERS)]
         self._senders = Senders(clients, read, self._report)
         self._exporter = self._exported(metrics)
         acknowledged = (lambda _: None) if self._exporter is None else self._exporter.acknowledged
         self._delivery = Delivery(plan, holdings, self._route, self._overflow, self._senders, self._moved, acknowledged)
+
+    def _scheduled(self, context: ssl.SSLContext) -> Scheduler | None:
+        to, plan = self._plan.to, self._plan.antigena
+        if plan is None:
+            return None
+        client = Client(to.host, to.port, context, to.application)
+        asker = Asker("antigena", client, self._report, keep_connection=True)
+        tell = partial(self._channel.send_text, "orders")
+        return Scheduler(self._route, asker, to.sensor, plan, tell, time.monotonic())
 
     def _exported(self, listener: socket.socket | None) -> Exporter | None:
         if listener is None:
@@ -125,11 +138,13 @@ class Uploader:
             self._hear_threads()
             for queue_id, line in self._lines.items():
                 self._take_in(queue_id, line)
-            # With nothing to send it rests, once it has failed.
-            if len(self._window) or self._endpoint.due_s() is None:
+            # With nothing to say it rests, once it has failed.
+            if len(self._window) or self._scheduler is not None or self._endpoint.due_s() is None:
                 self._route.attend(time.monotonic())
             self._delivery.send_due()
             self._liaison.attend(time.monotonic())
+            if self._scheduler is not None and self._drain is None:
+                self._scheduler.attend(time.monotonic())
             if self._overflow is not None:
                 self._overflow.relieve(rescue=self._drain is not None and self._drain.rescuing)
             self._retire_idle()
@@ -147,7 +162,9 @@ class Uploader:
             poll.register(line.consumer.ready_read, select.POLLIN)
         now_s = time.monotonic()
         until_s = now_s + (HEARTBEAT_S if self._drain is None else LOOK_S)
-        if (due_s := self._endpoint.due_s()) is not None and len(self._window):
+        if (due_s := self._endpoint.due_s()) is not None and (len(self._window) or self._scheduler is not None):
+            until_s = min(until_s, due_s)
+        if self._scheduler is not None and self._endpoint.is_open and (due_s := self._scheduler.due_s) is not None:
             until_s = min(until_s, due_s)
         if self._delivery.may_send() and (due_s := self._window.due_s()) is not None:
             until_s = min(until_s, due_s)
@@ -175,6 +192,9 @@ class Uploader:
                     self._lines[message["queue"]].retiring = True
             case "guarded":
                 self._endpoint.guarded(time.monotonic(), ok=message["ok"])
+            case "report" if self._scheduler is not None:
+                if (text := self._reports.maybe_whole(message)) is not None:
+                    self._scheduler.reported(text)
             case "narrowed":
                 self._liaison.introduce([line.interface for line in self._lines.values()], message["refused"])
             case "drain":
@@ -214,9 +234,15 @@ class Uploader:
                 case Damaged():
                     self._delivery.damaged(news)
                 case Answer():
-                    self._liaison.heard(news, time.monotonic())
+                    self._answered(news)
                 case _ if self._exporter is not None:
                     self._exporter.answer(news)
+
+    def _answered(self, answer: Answer) -> None:
+        if answer.inquiry.tag != TAG_ORDER:
+            self._liaison.heard(answer, time.monotonic())
+        elif self._scheduler is not None:
+            self._scheduler.heard(answer, time.monotonic())
 
     def _proved(self, proof: Proof) -> None:
         self._route.proved(proof, time.monotonic())

@@ -8,11 +8,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ossensor import control
-from ossensor.control import Channel
+from ossensor.control import Channel, Parts
 
 
 @pytest.fixture
@@ -242,3 +243,36 @@ class Chatterbox:
 
 def test_an_end_that_never_stops_talking_does_not_hold_the_reader() -> None:
     assert len(Channel(Chatterbox()).receive()) < 10_000  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", [0, 1, 23_999, 24_000, 24_001, 1_000_000])
+def test_a_text_longer_than_a_message_arrives_whole(ends: tuple[Channel, Channel], length: int) -> None:
+    ours, theirs = ends
+    text = ('"\\' * length)[:length]  # the characters that JSON spells with two
+    parts = Parts()
+    wholes: list[str] = []
+    sender = threading.Thread(target=lambda: ours.send_text("orders", text))
+    sender.start()
+    while not wholes:
+        for message, _ in theirs.receive():
+            whole = parts.maybe_whole(message)
+            wholes += [] if whole is None else [whole]
+    sender.join()
+    assert wholes == [text]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"number": 1, "parts": 2, "text": "b"}],
+        [{"number": 0, "parts": 3, "text": "a"}, {"number": 2, "parts": 3, "text": "c"}],
+        [{"number": 0, "parts": 2, "text": 1}, {"number": 1, "parts": 2, "text": "b"}],
+        [{"number": 0, "parts": "2", "text": "a"}],
+        [{"number": 0, "parts": 1_000_000, "text": "a"}],
+        [{"text": "a"}],
+    ],
+)
+def test_parts_that_do_not_fit_are_no_text(messages: list[dict[str, Any]]) -> None:
+    parts = Parts()
+    assert [parts.maybe_whole(message) for message in messages] == [None] * len(messages)
+    assert parts.maybe_whole({"number": 0, "parts": 1, "text": "next"}) == "next"

@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("workers.*",),
     ("spawn", "port"),
     ("gate", "plans"),
-    ("uplink",),
+    ("uplink", "enforcement"),
     ("roster",),
     ("supervisor",),
     ("start",),

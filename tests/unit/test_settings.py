@@ -60,6 +60,8 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
         debug=1,
         antigena_enabled=True,
         antigena_time_period_s=5,
+        antigena_mode="enforce",
+        antigena_protect=(),
         exclude=(),
         include=(),
         bpf="",
@@ -85,7 +87,7 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
 
     assert expected == loaded.settings
     assert loaded.warnings == []
-    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 29}
+    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 31}
 
 
 def test_without_a_config_path_it_is_the_documented_one() -> None:

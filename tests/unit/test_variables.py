@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from ipaddress import ip_network
 from pathlib import Path
 
 import certifi
@@ -38,6 +39,13 @@ ACCEPTED: list[tuple[str, str, str, object]] = [
     *[("ANTIGENA_ENABLED", text, "antigena_enabled", True) for text in ("true", "TRUE", "1", "yes", "On")],
     *[("ANTIGENA_ENABLED", text, "antigena_enabled", False) for text in ("false", "False", "0", "no", "OFF")],
     ("ANTIGENA_TIME_PERIOD", "3600", "antigena_time_period_s", 3600),
+    ("OSSENSOR_ANTIGENA_MODE", "observe", "antigena_mode", "observe"),
+    (
+        "OSSENSOR_ANTIGENA_PROTECT",
+        "10.0.0.0/8  2001:db8::/32\n10.1.2.3",
+        "antigena_protect",
+        (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"), ip_network("10.1.2.3/32")),
+    ),
     ("NETWORK_DEVICE_EXCLUDELIST", "^veth  eth7\t[[:digit:]]$", "exclude", ("^veth", "eth7", "[[:digit:]]$")),
     ("NETWORK_DEVICE_INCLUDELIST", "^eth", "include", ("^eth",)),
     ("NETWORK_DEVICE_WHITELIST", "^eth", "include", ("^eth",)),
