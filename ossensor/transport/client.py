@@ -39,6 +39,7 @@ _TCP_INFO_BYTES: Final = 128  # up to and with tcpi_bytes_acked, since Linux 4.1
 
 _NO_ACCOUNT: Final = protocol.Account()
 _NO_WELCOME: Final = protocol.Welcome()
+_Where = tuple[str, int | None]  # a literal address, and its port unless it is the configured one
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ class Client:
         body = self._body(job)
         request = self._signed(job, body)
         try:
-            reply, content = self._exchange(request, job.stamp.address, body)
+            reply, content = self._exchange(request, (job.stamp.address, job.stamp.port), body)
         except _NoAnswerError as e:
             return result(e.detail, trouble=e.trouble)
         return self._judge(reply, content, body, job.stamp.key, result)
@@ -160,7 +161,8 @@ class Client:
         self._hold_to(what.stamp.pin)
         request = inquiry.request(what, authority=self.authority, application=self._user_agent)
         try:
-            reply, content = self._exchange(request, what.stamp.address, what.body, what.most_reply_bytes)
+            where = what.stamp.address, what.stamp.port
+            reply, content = self._exchange(request, where, what.body, what.most_reply_bytes)
         except _NoAnswerError as e:
             return Answer(what, e.detail)
         return inquiry.judge(what, reply, content)
@@ -183,7 +185,7 @@ class Client:
     def _prove(self, question: Question, key: Key, nonce: Nonce) -> Proof:
         request, body = registration.ask(question, key, nonce, authority=self.authority, application=self._user_agent)
         try:
-            reply, content = self._exchange(request, question.address, body)
+            reply, content = self._exchange(request, (question.address, question.port), body)
             pin = self._seen_sha256 if question.bound else ""
             vsensor_time_s, welcome = registration.judge(reply, content, key, pin or None)
         except _NoAnswerError as e:
@@ -197,12 +199,12 @@ class Client:
         return Proof(question, "proven", key, pin, vsensor_time_s, welcome=welcome)
 
     def _exchange(
-        self, request: Request, address: str, body: memoryview | bytes, most_bytes: int = _MAX_REPLY_BYTES
+        self, request: Request, where: _Where, body: memoryview | bytes, most_bytes: int = _MAX_REPLY_BYTES
     ) -> tuple[Reply, bytes]:
         """The reply, believed by nobody yet, with its content. Raises _NoAnswerError."""
         try:
             with self._open().send(
-                self._prepared(request, address, body), stream=True, timeout=(_CONNECT_TIMEOUT_S, _REPLY_TIMEOUT_S)
+                self._prepared(request, where, body), stream=True, timeout=(_CONNECT_TIMEOUT_S, _REPLY_TIMEOUT_S)
             ) as response:
                 content = _whole(response, most_bytes)
                 return Reply(response.status_code, request, dict(response.headers)), content
@@ -216,13 +218,14 @@ class Client:
             self.close()
             raise _NoAnswerError(e) from e
 
-    def _prepared(self, request: Request, address: str, body: memoryview | bytes) -> requests.PreparedRequest:
+    def _prepared(self, request: Request, where: _Where, body: memoryview | bytes) -> requests.PreparedRequest:
         # Field by field, and to the adapter without a session: what Session.request() puts together of cookies,
         # environment, redirects and hooks is a third of what a batch costs in requests, and none of it is wanted.
+        address, port = where
         host = f"[{address}]" if ":" in address else address
         prepared = requests.PreparedRequest()
         prepared.method = request.method
-        prepared.url = f"https://{host}:{self._port}{request.url.removeprefix(f'https://{self.authority}')}"
+        prepared.url = f"https://{host}:{port or self._port}{request.url.removeprefix(f'https://{self.authority}')}"
         prepared.headers = requests.structures.CaseInsensitiveDict(request.headers)
         prepared.headers["Content-Length"] = str(len(body))
         prepared.body = cast(bytes, body)  # the stubs do not know that a memoryview is sent without a copy

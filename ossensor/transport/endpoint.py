@@ -2,7 +2,8 @@
 
 Invariant: no address is connected to before the supervisor has confirmed that every capture socket's filter excludes
 it; none is OPEN before who is there has proved to be the vSensor; and after a failure nothing is sent until the
-back-off is over, and then one request, not all.
+back-off is over, and then one request, not all. That holds for the direct address too (direct.py), which takes the
+place of the name's, and gives it back when it fails.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Final
 from ossensor.filters import Flow
 
 from . import retry
+from .direct import Direct
+from .direct import State as DirectState
 
 # A vSensor that was restarted, or another one behind the name, may ask for something else (protocol.Welcome), and
 # connections that are replaced in silence tell nobody. A minute of an old filter does no harm, nor a small request.
@@ -47,6 +50,8 @@ class Event(Enum):
     EXHAUSTED = auto()  # every address failed, or the lookup or the guard did
     DUE = auto()
     AGED = auto()  # the last proof is old
+    DIVERTED = auto()  # to the direct address, where a scout found the vSensor
+    RETURNED = auto()  # from there to the name: it failed, or is not named any more
 
 
 _TABLE: Final = {
@@ -63,12 +68,16 @@ _TABLE: Final = {
     (State.OPEN, Event.AGED): State.UNPROVEN,
     (State.OPEN, Event.FAILED): State.UNPROVEN,
     (State.OPEN, Event.EXHAUSTED): State.WAITING,
+    (State.OPEN, Event.DIVERTED): State.UNPROVEN,
+    (State.WAITING, Event.DIVERTED): State.UNPROVEN,
+    (State.PROVING, Event.RETURNED): State.UNRESOLVED,
+    (State.OPEN, Event.RETURNED): State.UNRESOLVED,
     (State.WAITING, Event.DUE): State.UNRESOLVED,
 }
 
 
 class Endpoint:
-    """The vSensor's name, port and present address."""
+    """The vSensor's name, port and present address: one that the name stands for, or the direct one."""
 
     def __init__(self, host: str, port: int, rng: random.Random) -> None:
         self.host = host
@@ -80,6 +89,8 @@ class Endpoint:
         self._failures = 0
         self._not_before_s = 0.0
         self._proven_until_s = 0.0
+        self._diverted: Flow | None = None
+        self.direct = Direct(rng)
         self.generation = 0  # of the address in use: what was sent to an older one says nothing of this one
 
     def _step(self, event: Event) -> None:
@@ -112,7 +123,7 @@ class Endpoint:
     @property
     def flows(self) -> list[Flow]:
         """What every capture filter must exclude before anything is sent: these addresses and recent ones."""
-        return [Flow(address, self.port) for address in self._remembered]
+        return [*(Flow(address, self.port) for address in self._remembered), *self.direct.flows]
 
     def guarded(self, now_s: float, *, ok: bool) -> None:
         if ok:
@@ -127,12 +138,50 @@ class Endpoint:
         self._step(Event.PROVEN)
 
     @property
+    def where(self) -> Flow:
+        """The address in use, and its port."""
+        return self._diverted or Flow(self._addresses[0], self.port)
+
+    @property
     def address(self) -> str:
-        return self._addresses[0]
+        return self.where.address
+
+    @property
+    def diverted(self) -> bool:
+        """True while the address in use is the direct one."""
+        return self._diverted is not None
+
+    def told(self, direct: str, now_s: float) -> str:
+        """Takes in what direct address the present one named when it was proven; why that is refused, if it is."""
+        if self._diverted is None:
+            return self.direct.named(direct, self.where)
+        if self.direct.confirms(direct):
+            return ""
+        if direct:
+            self.direct.failed(now_s)
+        else:
+            self.direct.forget()  # taken back
+        self._return()
+        return "it comes from a direct address, and is another one" if direct else ""
+
+    def maybe_divert(self, now_s: float) -> bool:
+        """Goes to the direct address if a scout has found the vSensor there, and nothing else is under way."""
+        if self.direct.wants(now_s) is not DirectState.READY or self._state not in {State.OPEN, State.WAITING}:
+            return False
+        self._diverted = self.direct.take(now_s)
+        self.generation += 1
+        self._step(Event.DIVERTED)
+        return True
+
+    def _return(self) -> None:
+        """To the name, which may stand for other addresses by now."""
+        self._diverted = None
+        self.generation += 1
+        self._step(Event.RETURNED)
 
     def concurrency(self, most: int) -> int:
         """Requests that may be under way: one after a failure, until it is answered, then all."""
-        if self._state is not State.OPEN:
+        if self._state is not State.OPEN or self.direct.holding:
             return 0
         return 1 if self._failures else most
 
@@ -144,6 +193,11 @@ class Endpoint:
     def failed(self, generation: int, now_s: float, retry_after_s: float = 0.0) -> None:
         """A request to the address of that generation got no answer that counts; stale news is ignored."""
         if generation != self.generation or self._state not in {State.PROVING, State.OPEN}:
+            return
+        if self._diverted is not None:
+            self.direct.failed(now_s, retry_after_s)
+            self._failures = max(self._failures, 1)
+            self._return()
             return
         self.generation += 1
         if len(self._addresses) > 1:
@@ -161,6 +215,7 @@ class Endpoint:
     def hurry(self) -> None:
         """The drain has begun: do not sit out a back-off that may be longer than what is left."""
         self._not_before_s = 0.0
+        self.direct.hurry()
 
     def due_s(self) -> float | None:
         return self._not_before_s if self._state is State.WAITING else None

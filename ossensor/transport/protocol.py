@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from typing import Final, NamedTuple, TypeGuard
 from urllib.parse import quote, unquote
@@ -184,10 +184,12 @@ class Welcome:
     """What a vSensor asks of a sensor, in its reply to a registration. An empty body asks for nothing."""
 
     packet_filter: str = ""  # in libpcap's language; what it refuses is not sent
+    direct: str = ""  # ADDRESS:PORT where this vSensor is reached past its load balancer; judged by who would go there
 
     @property
     def body(self) -> bytes:
-        return json.dumps({"packet_filter": self.packet_filter}).encode() if self.packet_filter else b""
+        asked = {name: value for name, value in asdict(self).items() if value}
+        return json.dumps(asked).encode() if asked else b""
 
     @classmethod
     def parse(cls, body: bytes) -> Welcome:
@@ -203,7 +205,9 @@ class Welcome:
         text = values.get("packet_filter", "")
         if not packet_filter_ok(text):
             raise MalformedError("the welcome's packet filter is no printable text, or too long")
-        return cls(text)
+        # Not malformed as a whole: the sensor can do without, and what cannot be read is no address either.
+        direct = values.get("direct", "")
+        return cls(text, direct if packet_filter_ok(direct) else "(no printable text)")
 
 
 def packet_filter_ok(text: object) -> TypeGuard[str]:

@@ -40,6 +40,8 @@ class Question:
     created_s: int
     nonces: tuple[Nonce, ...]  # one for each key
     bound: bool  # False: certificates are verified by CAs, and TLS may end in front of the vSensor
+    port: int | None = None  # of the address; None: the configured one
+    scout: bool = False  # asked at the direct address, beside the one in use; the generation is Direct's
 
 
 def ask(question: Question, key: Key, nonce: Nonce, *, authority: str, application: str) -> tuple[Request, bytes]:

@@ -23,6 +23,9 @@ from .protocol import Outcome
 # After a doubt: random up to the first, doubling to the last.
 _FIRST_S: Final = 0.1
 _LONGEST_S: Final = 30.0
+# After a direct address failed: each good attempt moves the deliveries there, and each failure moves them back.
+_DIRECT_FIRST_S: Final = 1.0
+_DIRECT_LONGEST_S: Final = 60.0
 # After a signed "not now": the vSensor is there, and this batch waits a little.
 _AGAIN_S: Final = 0.2
 
@@ -87,4 +90,13 @@ def elsewhere_s(failures: int, retry_after_s: float, rng: random.Random) -> floa
     return max(rng.uniform(0.0, ceiling_s), min(retry_after_s, _LONGEST_S))
 
 
-__all__ = ["Next", "Rule", "again_s", "elsewhere_s", "rule"]
+def direct_s(failures: int, retry_after_s: float, rng: random.Random) -> float:
+    """How long a direct address is left alone that failed `failures` times before in a row.
+
+    Half of it is fixed: with full jitter, two moves of all deliveries could follow each other at once.
+    """
+    ceiling_s = min(_DIRECT_LONGEST_S, _DIRECT_FIRST_S * 2.0 ** min(failures, 30))
+    return max(ceiling_s / 2 + rng.uniform(0.0, ceiling_s / 2), min(retry_after_s, _LONGEST_S))
+
+
+__all__ = ["Next", "Rule", "again_s", "direct_s", "elsewhere_s", "rule"]

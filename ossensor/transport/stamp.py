@@ -16,3 +16,4 @@ class Stamp(NamedTuple):
     nonce: Nonce
     key: Key
     pin: str = ""  # SHA-256 of the certificate that was proven, in hex; empty where CAs decide
+    port: int | None = None  # of the address; None: the configured one

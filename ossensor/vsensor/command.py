@@ -15,7 +15,8 @@ from typing import TextIO
 
 from ossensor.backoff import Backoff
 from ossensor.errors import ConfigurationError, Exit
-from ossensor.transport.protocol import MAX_FILTER_CHARACTERS, packet_filter_ok
+from ossensor.transport.hostport import direct_flow, spelled
+from ossensor.transport.protocol import MAX_FILTER_CHARACTERS, Welcome, packet_filter_ok
 from ossensor.transport.signing import Key
 
 from . import certificate
@@ -45,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="EXPRESSION",
         help="what every sensor is to send, at most, in libpcap's language (pcap-filter(7))",
+    )
+    parser.add_argument(
+        "--advertise",
+        default="",
+        metavar="ADDRESS:PORT",
+        help="where sensors that registered through a load balancer reach this vSensor past it; an IP address, no name",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of sentences")
 
@@ -77,6 +84,10 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         faults.append(f"--packet-filter: not printable ASCII, or longer than {MAX_FILTER_CHARACTERS} characters")
     elif args.packet_filter and (fault := bpf_fault(args.packet_filter)):
         faults.append(f"--packet-filter: {args.packet_filter!r}: {fault}")
+    try:
+        welcome = Welcome(args.packet_filter, args.advertise and spelled(direct_flow(args.advertise)))
+    except ValueError as e:
+        faults.append(f"--advertise: {args.advertise!r}: {e}")
     secrets: list[bytes] = []
     try:
         secrets = load_vsensor_keys(environ)
@@ -89,10 +100,12 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise ConfigurationError(faults)
     with lock:
         keys = {key.id: key for key in map(Key, secrets)}
-        return _listen(args, layout, address, keys)
+        return _listen(args, layout, address, keys, welcome)
 
 
-def _listen(args: argparse.Namespace, layout: Layout, address: tuple[str, int], keys: Mapping[str, Key]) -> int:
+def _listen(
+    args: argparse.Namespace, layout: Layout, address: tuple[str, int], keys: Mapping[str, Key], welcome: Welcome
+) -> int:
     # 3. The certificate, before the port: a port that answers must answer with it.
     pair = _certificate(args, layout, address[0])
     # 4. The port, before the fork: every successor inherits it.
@@ -101,7 +114,7 @@ def _listen(args: argparse.Namespace, layout: Layout, address: tuple[str, int], 
         host, port = listener.getsockname()[:2]
         report = Report(_write, layout.root, as_json=args.json)
         report.listening(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", pair.certificate, pair.sha256)
-        return _keep(layout, pair, keys, listener, report, args)
+        return _keep(layout, pair, keys, listener, report, args, welcome)
 
 
 def _keep(
@@ -111,8 +124,9 @@ def _keep(
     listener: socket.socket,
     report: Report,
     args: argparse.Namespace,
+    welcome: Welcome,
 ) -> int:
-    settings = (keys, layout.root, pair, not args.no_fsync, int(args.rotate_mb) << 20, args.packet_filter)
+    settings = (keys, layout.root, pair, not args.no_fsync, int(args.rotate_mb) << 20, welcome)
 
     def serve() -> int:
         # After the fork: the parent needs no web server, and stays small and boring without one.

@@ -37,6 +37,7 @@ CONNECTIONS_MAX: Final = 512
 KEEP_ALIVE_S: Final = 120
 REPORT_S: Final = 5.0
 _HANG_UP_S: Final = 0.25
+_NO_WELCOME: Final = Welcome()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Settings:
     certificate: Certificate
     durable: bool
     rotate_bytes: int
-    packet_filter: str = ""  # what every sensor is asked to narrow its capture by
+    welcome: Welcome = _NO_WELCOME  # what every sensor is asked for
 
 
 class Server(uvicorn.Server):
@@ -127,7 +128,7 @@ def run(settings: Settings, listener: socket.socket, report: Report) -> int:
         ):
             clock = steady_clock()
             introductions = Introductions(layout.root, report.introduced)
-            besides = Besides(Welcome(settings.packet_filter), introductions, Antigena(orders, clock))
+            besides = Besides(settings.welcome, introductions, Antigena(orders, clock))
             sha256 = settings.certificate.sha256
             collector = Collector(settings.keys, store, index, clock, sha256, besides=besides)
             server = make_server(collector, settings.certificate)

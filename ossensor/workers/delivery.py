@@ -114,7 +114,7 @@ class Delivery:
             where = {"host": self._plan.to.host, "address": job.stamp.address}
             self._route.complaints.say(result.trouble, **where, why=result.detail)
             self._answered = False
-            self._endpoint.failed(job.stamp.generation, now_s, result.retry_after_s)
+            self._route.failed(job.stamp.generation, now_s, result.retry_after_s)
             self._window.fail(stream, job.batch.sequence, now_s)
             return
         if not self._answered:

@@ -83,6 +83,7 @@ class Totals:
     spooled: int = 0  # packets written to the disk,
     unspooled: int = 0  # acknowledged from there, what earlier lives left included,
     spool_lost: int = 0  # and damaged or refused there
+    direct_refused: int = 0  # direct addresses that the vSensor named and that cannot be
 
 
 @dataclass(frozen=True)

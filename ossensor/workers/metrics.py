@@ -97,6 +97,7 @@ def of_uploader(totals: Mapping[str, int], waiting_batches: int, *, reachable: b
         "spooled": "Packets written to the spool.",
         "unspooled": "Packets acknowledged from the spool, what earlier lives left included.",
         "spool_lost": "Packets of the spool that were damaged, or refused for good.",
+        "direct_refused": "Direct addresses that the vSensor named and that cannot be.",
     }
     counters = [
         CounterMetricFamily(f"ossensor_upload_{name}", meaning, value=totals[name])

@@ -16,6 +16,7 @@ import socket
 import ssl
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ from ossensor.filters import Flow
 from ossensor.logs import SEND, fields
 from ossensor.steady import steady_clock
 from ossensor.transport.client import Client, Proof
+from ossensor.transport.direct import State as DirectState
 from ossensor.transport.endpoint import Endpoint, State
+from ossensor.transport.hostport import spelled
 from ossensor.transport.registration import Question
 from ossensor.transport.signing import Key, Nonce
 from ossensor.transport.stamp import Stamp
@@ -83,6 +86,8 @@ class Route:
         self._report = report
         self._guard = guard
         self._client = Client(to.host, to.port, context, to.application)
+        self._scout = Client(to.host, to.port, context, to.application)
+        self._guards: deque[Callable[[float, bool], None]] = deque()  # who hears the supervisor's next answer
         self._proof: Proof | None = None  # of the address in use
         self._nonce_run = secrets.token_hex(16)
         self._nonce_count = 0
@@ -91,6 +96,7 @@ class Route:
         self._clock = steady_clock()
         self._clock_offset_s = 0
         self.proving_since_s: float | None = None
+        self.scouting_since_s: float | None = None
 
     # -- threads --------------------------------------------------------------------------------------------------
 
@@ -105,7 +111,7 @@ class Route:
 
     def _prove(self, question: Question) -> None:
         with ends_the_process():
-            self._report(self._client.prove(question))
+            self._report((self._scout if question.scout else self._client).prove(question))
 
     def _thread(self, work: Callable[[], None], name: str, otherwise: Addresses | Proof) -> None:
         try:
@@ -117,36 +123,70 @@ class Route:
 
     def attend(self, now_s: float) -> None:
         """Does what the endpoint wants now; the outcome comes by `report`, or from the supervisor."""
+        self._attend_direct(now_s)
         match self.endpoint.wants(now_s):
             case State.UNRESOLVED:
                 self.endpoint.asked()
                 self._thread(self._resolve, "resolver", Addresses([]))
             case State.UNGUARDED:
                 self.endpoint.asked()
-                if not self._guard(self.endpoint.flows):
-                    self.endpoint.guarded(now_s, ok=False)
+                self._ask_guard([], lambda now_s, ok: self.endpoint.guarded(now_s, ok=ok), now_s)
             case State.UNPROVEN:
                 self.endpoint.asked()
                 self.proving_since_s = now_s
-                question = Question(
-                    self._to.sensor,
-                    self.endpoint.address,
-                    self.endpoint.generation,
-                    self._to.keys,
-                    self.vsensor_time_s(),
-                    tuple(self._nonce() for _ in self._to.keys),
-                    bound=self._to.pinned,
-                )
-                self._thread(partial(self._prove, question), "prover", Proof(question, "no thread", trouble=_NO_THREAD))
+                self._ask(self.endpoint.where, self.endpoint.generation, scout=False)
             case _:
                 pass
+
+    def _attend_direct(self, now_s: float) -> None:
+        direct = self.endpoint.direct
+        match direct.wants(now_s):
+            case DirectState.UNGUARDED:
+                generation = direct.asked()
+                self._ask_guard([direct.flow], lambda now_s, ok: direct.guarded(generation, now_s, ok=ok), now_s)
+            case DirectState.UNPROVEN if self.scouting_since_s is None:  # or the last one is not back yet
+                self.scouting_since_s = now_s
+                self._ask(direct.flow, direct.asked(), scout=True)
+            case DirectState.READY:
+                if self.endpoint.maybe_divert(now_s):
+                    log.info("to the vSensor's direct address", extra=fields(address=spelled(self.endpoint.where)))
+            case _:
+                pass
+
+    def _ask_guard(self, more: list[Flow], then: Callable[[float, bool], None], now_s: float) -> None:
+        """Asks the supervisor to leave out all that may be connected to, and `more`. It answers in order."""
+        if self._guard([*self.endpoint.flows, *more]):
+            self._guards.append(then)
+        else:
+            then(now_s, False)
+
+    def guarded(self, now_s: float, *, ok: bool) -> None:
+        """The supervisor's answer to the oldest question."""
+        self._guards.popleft()(now_s, ok)
+
+    def _ask(self, where: Flow, generation: int, *, scout: bool) -> None:
+        """Has a thread ask who is there."""
+        nonces = tuple(self._nonce() for _ in self._to.keys)
+        question = Question(
+            self._to.sensor,
+            where.address,
+            generation,
+            self._to.keys,
+            self.vsensor_time_s(),
+            nonces,
+            bound=self._to.pinned,
+            port=where.port,
+            scout=scout,
+        )
+        self._thread(partial(self._prove, question), "prover", Proof(question, "no thread", trouble=_NO_THREAD))
 
     def stamp(self) -> Stamp:
         """For one request, now."""
         if self._proof is None or self._proof.key is None:
             raise AssertionError("only a proof opens the endpoint")
-        where = self.endpoint.address, self.endpoint.generation
-        return Stamp(*where, self.vsensor_time_s(), self._nonce(), self._proof.key, self._proof.pin)
+        (address, port), generation = self.endpoint.where, self.endpoint.generation
+        now_s, nonce = self.vsensor_time_s(), self._nonce()
+        return Stamp(address, generation, now_s, nonce, self._proof.key, self._proof.pin, port)
 
     def _nonce(self) -> Nonce:
         self._nonce_count += 1
@@ -162,12 +202,16 @@ class Route:
         self.endpoint.resolved(addresses.found, now_s)
 
     def proved(self, proof: Proof, now_s: float) -> None:
-        self.proving_since_s = None
+        """Takes in what an address said, or did not say, to the question who is there."""
         question = proof.question
+        if question.scout:
+            self._scouted(proof, now_s)
+            return
+        self.proving_since_s = None
         log.log(SEND, "registration", extra=fields(address=question.address, answer=proof.detail))
         if proof.key is None:
             self.complaints.say(proof.trouble, host=self._to.host, address=question.address, why=proof.detail)
-            self.endpoint.failed(question.generation, now_s, proof.retry_after_s)
+            self.failed(question.generation, now_s, proof.retry_after_s)
             return
         if question.generation != self.endpoint.generation:
             return  # a batch failed meanwhile, and the address was given up: the next proof is another's
@@ -177,6 +221,24 @@ class Route:
         self._proof = proof
         self.learn_time(proof.vsensor_time_s)
         self.endpoint.proven(now_s)
+        if fault := self.endpoint.told(proof.welcome.direct, now_s):
+            self.complaints.say("the vSensor's direct address is refused", address=proof.welcome.direct, why=fault)
+
+    def _scouted(self, proof: Proof, now_s: float) -> None:
+        self.scouting_since_s = None
+        question = proof.question
+        log.log(SEND, "direct address asked", extra=fields(address=question.address, answer=proof.detail))
+        if proof.key is None:
+            where = {"address": question.address, "port": question.port}
+            self.complaints.say("the vSensor's direct address is of no use", **where, why=proof.detail)
+        self.endpoint.direct.scouted(question.generation, now_s, ok=proof.key is not None)
+
+    def failed(self, generation: int, now_s: float, retry_after_s: float = 0.0) -> None:
+        """No answer that counts came from the address of that generation."""
+        diverted = self.endpoint.diverted
+        self.endpoint.failed(generation, now_s, retry_after_s)
+        if diverted and not self.endpoint.diverted:
+            log.warning("the vSensor's direct address fails; back to the name", extra=fields(host=self._to.host))
 
     def learn_time(self, vsensor_time_s: int) -> None:
         """Only a signed reply may move our idea of the time, and only the offset: the clock stays its owner's."""

@@ -191,7 +191,7 @@ class Uploader:
                 if message["queue"] in self._lines:
                     self._lines[message["queue"]].retiring = True
             case "guarded":
-                self._endpoint.guarded(time.monotonic(), ok=message["ok"])
+                self._route.guarded(time.monotonic(), ok=message["ok"])
             case "report" if self._scheduler is not None:
                 if (text := self._reports.maybe_whole(message)) is not None:
                     self._scheduler.reported(text)
@@ -246,7 +246,8 @@ class Uploader:
 
     def _proved(self, proof: Proof) -> None:
         self._route.proved(proof, time.monotonic())
-        if proof.key is not None:
+        self._totals.direct_refused = self._endpoint.direct.refused
+        if proof.key is not None and not proof.question.scout:
             self._moved()
             # The supervisor says "narrowed": then there is something to say to the vSensor, too.
             self._channel.send("narrow", packet_filter=proof.welcome.packet_filter)
@@ -273,7 +274,7 @@ class Uploader:
 
         A thread cannot be ended, a process can: the slots keep everything, and a successor starts with fresh threads.
         """
-        since_s = [self._senders.oldest_s, self._route.proving_since_s]
+        since_s = [self._senders.oldest_s, self._route.proving_since_s, self._route.scouting_since_s]
         oldest_s = min((s for s in since_s if s is not None), default=None)
         if oldest_s is None or time.monotonic() - oldest_s < _STUCK_S:
             return False

@@ -24,6 +24,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "transport.signing",
             "transport.window",
             "transport.endpoint",
+            "transport.direct",
+            "transport.hostport",
             "transport.compression",
             "transport.registration",
             "transport.retry",
@@ -66,6 +68,7 @@ VSENSOR_MAY_IMPORT = {
         "transport.introduction",
         "transport.orders",
         "antigena.actions",
+        "transport.hostport",
     ),
     *BARE_PACKAGES - {"workers", "capture", "ecs"},
 }

@@ -80,7 +80,15 @@ def test_two_queues_of_one_interface_are_one_and_those_of_two_are_two(region: Re
     assert twice["packets_dropped_total"]["eth0 rejected"] == 4
 
 
-TOTALS = {"batches": 7, "wire_bytes": 123, "attempts": 9, "spooled": 30, "unspooled": 20, "spool_lost": 1}
+TOTALS = {
+    "batches": 7,
+    "wire_bytes": 123,
+    "attempts": 9,
+    "spooled": 30,
+    "unspooled": 20,
+    "spool_lost": 1,
+    "direct_refused": 3,
+}
 
 
 @pytest.fixture

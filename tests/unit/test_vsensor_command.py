@@ -91,6 +91,27 @@ def test_a_packet_filter_that_does_not_compile_or_is_no_text_is_a_fault(tmp_path
     assert [fault.startswith("vsensor: --packet-filter: ") for fault in faults] == [True]
 
 
+@pytest.mark.parametrize(
+    "text,why",
+    [
+        ("vsensor.test:8443", "it is not ADDRESS:PORT, with an IPv6 address in brackets"),
+        ("127.0.0.1:8443", "a loopback address is the sensor itself"),
+        ("169.254.170.2:80", "a link-local address may be a credential endpoint"),
+        ("0.0.0.0:8443", "nobody can be connected to there"),
+    ],
+)
+def test_a_direct_address_that_no_sensor_would_take_is_a_fault_beside_the_others(
+    tmp_path: Path, text: str, why: str
+) -> None:
+    code, faults = faults_of("--listen", "x", "--store", str(tmp_path), "--advertise", text)
+
+    assert code == Exit.CONFIGURATION
+    assert faults == [
+        "vsensor: --listen: 'x' is not HOST:PORT with a port of 0 to 65535",
+        f"vsensor: --advertise: {text!r}: {why}",
+    ]
+
+
 def test_a_port_that_is_taken_is_a_fault(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -104,3 +104,10 @@ def test_what_the_operator_asks_of_sensors_is_in_every_signed_answer(tmp_path: P
 
     assert [Welcome.parse(answer.body) for answer in (good, stale)] == [Welcome("tcp port 80")] * 2
     assert stale.outcome is Outcome.STALE
+
+
+@pytest.mark.parametrize("value", ["7", "null", '["10.0.0.1:1"]', '"a\\nb"', '"' + "1" * 3000 + '"'])
+def test_a_direct_address_that_is_no_text_is_one_that_cannot_be_and_the_rest_of_the_welcome_stands(value: str) -> None:
+    welcome = Welcome.parse(b'{"packet_filter": "tcp", "direct": %s}' % value.encode())
+
+    assert welcome == Welcome("tcp", "(no printable text)")
