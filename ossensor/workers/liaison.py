@@ -38,7 +38,9 @@ class Liaison:
     def introduce(self, interfaces: list[str], refused: str) -> None:
         """Says who this is; `refused`: why the vSensor's packet filter is not in force."""
         self._said = interfaces, refused
-        if self._route.endpoint.is_open and self._asker.waiting < _WAITING_MAX:
+        if self._route.endpoint.direct.holding:
+            self._again_s = 0.0  # to whom, the first attempt at the direct address decides
+        elif self._route.endpoint.is_open and self._asker.waiting < _WAITING_MAX:
             body = self._me.now(interfaces, refused).body
             self._asker.ask(Inquiry(introduction_path(self._sensor), body, self._route.stamp()))
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ssl
 
+import pytest
+
 from ossensor.filters import Flow
+from ossensor.logs import fields_of
 from ossensor.transport.client import Proof
 from ossensor.transport.endpoint import State
 from ossensor.transport.protocol import Welcome
@@ -68,6 +71,20 @@ def test_a_direct_address_is_guarded_scouted_and_proven_before_a_request_is_addr
 
     stamp = route.stamp()
     assert (stamp.address, stamp.port, stamp.pin, route.endpoint.concurrency(4)) == ("10.0.0.1", 9443, "bb", 4)
+
+
+@pytest.mark.parametrize("text", ["169.254.170.2:80", "127.0.0.1:443", "vsensor.test:443", "(no printable text)"])
+def test_a_direct_address_that_cannot_be_is_told_counted_and_the_name_is_used(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = Heard()
+    heard.proved("aa", text)
+    heard.route.attend(0.0)
+
+    refused = [r for r in caplog.records if r.message == "the vSensor's direct address is refused"]
+    assert [fields_of(r)["address"] for r in refused] == [text]
+    assert (heard.route.endpoint.direct.refused, heard.route.endpoint.concurrency(4)) == (1, 4)
+    assert (len(heard.flows), len(heard.questions)) == (1, 1)
 
 
 def test_there_is_one_scout_at_a_time_also_when_another_address_is_named_meanwhile() -> None:

@@ -44,7 +44,7 @@ class Sender:
         numbers = map(str, (tag_for(interface), first, per_second))
         argv = namespace.inside(sys.executable, "-m", "harness.sender", interface, *numbers)
         self._process = subprocess.Popen(
-            argv, env=_sender_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            argv, env=package_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "sending\n"
@@ -60,7 +60,8 @@ class Sender:
         self._process.communicate()
 
 
-def _sender_environment() -> dict[str, str]:
+def package_environment() -> dict[str, str]:
+    """For programs of the harness."""
     return environment({"PYTHONPATH": str(_PACKAGE_ROOT), "PYTHONDONTWRITEBYTECODE": "1"})
 
 
@@ -106,10 +107,18 @@ class World:
         self._stack.callback(program.close)
         return program
 
-    def start_vsensor(self, host: str = "10.9.0.2", *, options: tuple[str, ...] = (), **keys: str) -> VSensor:
-        """`keys`: variables in place of the one key of all tests."""
+    def start_vsensor(
+        self,
+        host: str = "10.9.0.2",
+        *,
+        options: tuple[str, ...] = (),
+        store: Path | None = None,
+        tls: tuple[Path, Path] | None = None,
+        **keys: str,
+    ) -> VSensor:
+        """`keys`: variables in place of the one key of all tests; `store`, `tls`: in place of the world's."""
         more = (keys,) if keys else ()
-        vsensor = VSensor(self.collector, host, PORT, self.store, self._tls, *more, options=options)
+        vsensor = VSensor(self.collector, host, PORT, store or self.store, tls or self._tls, *more, options=options)
         self._stack.callback(vsensor.close)
         return vsensor
 
@@ -142,7 +151,7 @@ class World:
         """Sends numbered frames onto the interface, from its end in namespace `by`; all are through it on return."""
         numbers = map(str, (tag_for(interface), first, per_second, count))
         argv = [sys.executable, "-m", "harness.sender", interface, *numbers]
-        said = (by or self.generator).run(*argv, env=_sender_environment())
+        said = (by or self.generator).run(*argv, env=package_environment())
         assert said == f"sending\n{count}\n"
 
     def sender(self, interface: str, *, per_second: int, first: int = 0) -> Sender:
