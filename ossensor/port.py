@@ -132,6 +132,15 @@ class Port:
     def capturing(self) -> bool:
         return self._engine is not None
 
+    @property
+    def epoch(self) -> str:
+        """The present one, as on the wire; of the last one when none is open."""
+        return self._epoch.hex()
+
+    def limit_sections(self, most_bytes: int) -> None:
+        """As many bytes a section has from now on, at most; 0: a slot's."""
+        self.region.limit_sections(most_bytes)
+
     def describe_filter(self, text: str) -> None:
         """What the interface's sections name as their filter from now on: the user's."""
         self.region.set_filter_text(text)

@@ -51,6 +51,7 @@ class Control(IntEnum):
     FILTER_VERSION = 18  # supervisor: of the text below; odd while it is being written
     FILTER_LENGTH = 19
     EPOCH_START = 20  # supervisor: COMMITTED as it was when the epoch began
+    SECTION_BYTES = 21  # supervisor: of a section, at most; 0: as many as a slot has
     DELIVERED = 24  # uploader: packets acknowledged
     DROPPED = 25  # uploader: the first of UPLOADER_REASONS
     SPOOLED = 28  # uploader: packets written to the spool; the word after the last of UPLOADER_REASONS
@@ -253,6 +254,15 @@ class Region:
         """What set_totals was given last."""
         own = {reason: self.control(Control.OWN_DROPPED + i) for i, reason in enumerate(SUPERVISOR_REASONS)}
         return self.control(Control.TOTAL_RECEIVED), self.control(Control.TOTAL_KERNEL_DROPS), own
+
+    def limit_sections(self, most_bytes: int) -> None:
+        """Sections begun from now on are not longer than that; 0: than a slot."""
+        self.set_control(Control.SECTION_BYTES, most_bytes)
+
+    def section_bytes(self) -> int:
+        """How long a section may become; a multiple of a word, as the slot is."""
+        limit = self.control(Control.SECTION_BYTES)
+        return min(self.slot_bytes, limit - limit % _WORD) if limit else self.slot_bytes
 
     def set_filter_text(self, text: str) -> None:
         """What sections name as their filter from now on; cut to what the page holds."""

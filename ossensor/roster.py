@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import resource
 import time
-from typing import Final
+from typing import Any, Final
 
 from . import plans
 from .accounting import Reason
@@ -23,7 +23,8 @@ from .outages import Outages
 from .port import CannotCaptureError, Port, open_all_ahead
 from .settings import Settings
 from .spawn import Forge
-from .transport.protocol import interface_name_ok
+from .transport.introduction import INTERFACES_MAX
+from .transport.protocol import LEAST_SECTION_BYTES, interface_name_ok
 from .uplink import Uplink
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Roster:
         self._outages = Outages()
         self._complaints = Complaints(log)
         self._waiting_said = False
+        self._section_bytes = 0  # at most, by the vSensor's limit; 0: no limit
         self.look_at_s: float | None = 0.0
 
     def ports(self) -> list[Port]:
@@ -68,6 +70,18 @@ class Roster:
         """Other rules, from the next look on, which is now."""
         self._rules = rules
         self.look_at_s = time.monotonic()
+
+    def limit_sections(self, most_bytes: Any) -> None:
+        """The vSensor takes no longer sections than that; 0: it does not say. Anything else changes nothing."""
+        if type(most_bytes) is int and (not most_bytes or LEAST_SECTION_BYTES <= most_bytes < 1 << 63):
+            self._section_bytes = most_bytes
+            for port in self.all():
+                port.limit_sections(most_bytes)
+
+    def epochs(self) -> dict[str, str]:
+        """The present epoch of each interface that is captured, as many as an introduction may name."""
+        capturing = sorted((port.label, port.epoch) for port in self.ports() if port.capturing)
+        return dict(capturing[:INTERFACES_MAX])
 
     def look_soon(self) -> None:
         """The doorbell rang, and may ring again at once."""
@@ -140,6 +154,7 @@ class Roster:
         for port in ports:
             self._ports[port.interface.index] = port
             port.describe_filter(self._gate.bank.described)
+            port.limit_sections(self._section_bytes)
             self._uplink.hand_over(port)
             self.start_worker(port)
 

@@ -74,7 +74,7 @@ class Supervisor:
         self._forge = Forge(*privileges.user_ids(settings.user))
         self._gate = Gate(plans.first_bank(settings))
         self._uplink = Uplink(
-            plans.uploader_plan(settings, task), context, metrics, self._guard, self._narrow, self._order
+            plans.uploader_plan(settings, task), context, metrics, self._guard, self._heed, self._order
         )
         enforcer_plan = plans.enforcer_plan(settings)
         self._enforcement = None if enforcer_plan is None else Enforcement(enforcer_plan, self._uplink.report)
@@ -177,8 +177,10 @@ class Supervisor:
     def _guard(self, wanted: Any) -> bool:
         return self._gate.guard(wanted, self._roster.ports())
 
-    def _narrow(self, wanted: Any) -> str:
-        return self._gate.narrow(wanted, self._roster.ports())
+    def _heed(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        self._roster.limit_sections(asked.get("section_bytes"))
+        refused = self._gate.narrow(asked.get("packet_filter"), self._roster.ports())
+        return {"refused": refused, "epochs": self._roster.epochs()}
 
     def _order(self, text: str) -> None:
         if self._enforcement is not None and self._phase is Phase.RUNNING:

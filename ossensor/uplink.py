@@ -11,7 +11,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from .children import Child
@@ -40,7 +40,7 @@ def _settled(ports: Iterable[Port]) -> int:
 class Uplink:
     """`guard` is asked to leave addresses out of the capture before the uploader may connect to them.
 
-    `narrow` is given the packet filter that the vSensor asks for, and says why it refuses it. `order` is given orders.
+    `heed` is given what the vSensor asks for, and returns what there is to tell it. `order` is given orders.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class Uplink:
         context: ssl.SSLContext,
         metrics: socket.socket | None,
         guard: Callable[[Any], bool],
-        narrow: Callable[[Any], str],
+        heed: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         order: Callable[[str], None],
     ) -> None:
         self._plan = plan
         self._context = context
         self._metrics = metrics  # the port that scrapers connect to, whichever uploader serves it
         self._guard = guard
-        self._narrow = narrow
+        self._heed = heed
         self._order = order
         self._orders = Parts()
         self._report: str | None = None
@@ -129,8 +129,8 @@ class Uplink:
                 os.close(fd)  # nothing that comes this way may bring one
             if message["op"] == "guard":
                 self._tell("guarded", ok=self._guard(message.get("flows")))
-            elif message["op"] == "narrow":
-                self._tell("narrowed", refused=self._narrow(message.get("packet_filter")))
+            elif message["op"] == "heed":
+                self._tell("heeded", **self._heed(message))
             elif message["op"] == "orders":
                 if (text := self._orders.maybe_whole(message)) is not None:
                     self._order(text)

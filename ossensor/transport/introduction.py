@@ -8,8 +8,10 @@ proof, once a minute that is; a vSensor that does not know it answers 404, and n
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import Final
 
 from .protocol import MAX_CONTROL_BYTES, MalformedError
@@ -25,7 +27,8 @@ TASK_MEMBERS: Final = {
 }
 _TEXT_CHARACTERS_MAX: Final = 512
 # A host with more tells of so many: names of 15 bytes, and 16 KiB for everything.
-_INTERFACES_MAX: Final = 256
+INTERFACES_MAX: Final = 256
+_EPOCH: Final = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +42,20 @@ class Introduction:
     interfaces_in_all: int = 0
     antigena: str = "off"
     packet_filter_refused: str = ""  # why the filter that the vSensor asked for is not in force
+    epochs: Mapping[str, str] = field(default_factory=dict)  # the present one of each of the interfaces
 
-    def now(self, interfaces: list[str], refused: str) -> Introduction:
-        """With what changes, as far as it fits into a message."""
-        return replace(
+    def now(self, interfaces: list[str], refused: str, epochs: Mapping[str, str]) -> Introduction:
+        """With what changes, as far as it fits into a message: of many interfaces, not all epochs do."""
+        said = replace(
             self,
-            interfaces=tuple(sorted(interfaces)[:_INTERFACES_MAX]),
+            interfaces=tuple(sorted(interfaces)[:INTERFACES_MAX]),
             interfaces_in_all=len(interfaces),
             packet_filter_refused="".join(c for c in refused if c.isprintable())[:_TEXT_CHARACTERS_MAX],
+            epochs={name: epochs[name] for name in sorted(epochs)},
         )
+        while said.epochs and len(said.body) > MAX_CONTROL_BYTES:
+            said = replace(said, epochs=dict(islice(said.epochs.items(), len(said.epochs) // 2)))
+        return said
 
     @property
     def body(self) -> bytes:
@@ -67,8 +75,11 @@ class Introduction:
             raise MalformedError("the introduction is no JSON object, or too long")
         task, interfaces = values.get("task", {}), values.get("interfaces", [])
         in_all = values.get("interfaces_in_all", 0)
-        if not isinstance(task, dict) or not isinstance(interfaces, list) or len(interfaces) > _INTERFACES_MAX:
+        if not isinstance(task, dict) or not isinstance(interfaces, list) or len(interfaces) > INTERFACES_MAX:
             raise MalformedError("task or interfaces are not what they should be")
+        epochs = values.get("epochs", {})
+        if not isinstance(epochs, dict) or not all(_EPOCH.fullmatch(_text(epoch)) for epoch in epochs.values()):
+            raise MalformedError("the epochs are not what they should be")
         if type(in_all) is not int or not 0 <= in_all < 2**31:
             raise MalformedError("the number of interfaces is none")
         return cls(
@@ -79,6 +90,7 @@ class Introduction:
             interfaces_in_all=in_all,
             antigena=_text(values.get("antigena", "off")),
             packet_filter_refused=_text(values.get("packet_filter_refused", "")),
+            epochs={_text(name): epoch for name, epoch in epochs.items()},
         )
 
 

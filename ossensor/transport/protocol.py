@@ -39,6 +39,9 @@ WINDOW_S: Final = 60
 # A slot is at most 4 MiB; zstd's worst case adds 0.4 %. Twice that leaves room without letting a peer fill memory.
 MAX_SECTION_BYTES: Final = 8 << 20
 MAX_BODY_BYTES: Final = 8 << 20
+# What a receiver must take, whatever it says: the largest packet (OSSENSOR_SNAPLEN, 256 KiB) and what is around it have
+# to fit, and the smallest slot is of that size.
+LEAST_SECTION_BYTES: Final = 1 << 20
 MAX_CONTROL_BYTES: Final = 16 << 10  # a registration is some hundred bytes
 # A thousand actions of some 300 bytes, with a reason of a line each; and what a sensor has to say of each.
 MAX_ORDERS_BYTES: Final = 1 << 20
@@ -180,15 +183,42 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a vSensor takes at most; 0 where it does not say."""
+
+    batch_bytes: int = 0  # of a section, opened
+    window: int = 0  # batches of one stream on their way
+
+    @classmethod
+    def parse(cls, values: object) -> Limits:
+        """Raises MalformedError for what is no limit, or below what every vSensor must take."""
+        if not isinstance(values, dict):
+            raise MalformedError("the limits are no JSON object")
+        least = {"batch_bytes": LEAST_SECTION_BYTES, "window": 1}
+        given = {name: values[name] for name in least if name in values}
+        if any(type(value) is not int or value < least[name] for name, value in given.items()):
+            raise MalformedError(f"a limit is none, or below {least}")
+        return cls(**given)
+
+
+_NO_LIMITS: Final = Limits()
+
+
+@dataclass(frozen=True, slots=True)
 class Welcome:
     """What a vSensor asks of a sensor, in its reply to a registration. An empty body asks for nothing."""
 
     packet_filter: str = ""  # in libpcap's language; what it refuses is not sent
     direct: str = ""  # ADDRESS:PORT where this vSensor is reached past its load balancer; judged by who would go there
+    limits: Limits = _NO_LIMITS
 
     @property
     def body(self) -> bytes:
         asked = {name: value for name, value in asdict(self).items() if value}
+        if limits := {name: value for name, value in asdict(self.limits).items() if value}:
+            asked["limits"] = limits
+        else:
+            del asked["limits"]
         return json.dumps(asked).encode() if asked else b""
 
     @classmethod
@@ -207,7 +237,8 @@ class Welcome:
             raise MalformedError("the welcome's packet filter is no printable text, or too long")
         # Not malformed as a whole: the sensor can do without, and what cannot be read is no address either.
         direct = values.get("direct", "")
-        return cls(text, direct if packet_filter_ok(direct) else "(no printable text)")
+        direct = direct if packet_filter_ok(direct) else "(no printable text)"
+        return cls(text, direct, Limits.parse(values.get("limits", {})))
 
 
 def packet_filter_ok(text: object) -> TypeGuard[str]:

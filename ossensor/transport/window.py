@@ -53,7 +53,7 @@ class Window(Generic[T]):
     """Batches of many streams, by (stream, sequence). The streams take turns."""
 
     def __init__(self, in_flight_per_stream: int) -> None:
-        self._limit = in_flight_per_stream
+        self.limit = in_flight_per_stream  # of each stream; one that sinks holds from the next batch on
         self._streams: OrderedDict[str, OrderedDict[int, _Entry[T]]] = OrderedDict()
         self.in_flight = 0
 
@@ -90,7 +90,7 @@ class Window(Generic[T]):
 
     def _candidate(self, line: OrderedDict[int, _Entry[T]]) -> tuple[int, _Entry[T]] | None:
         """The lowest batch that is not on its way; nothing above it may be sent before it."""
-        for sequence, entry in islice(line.items(), self._limit):
+        for sequence, entry in islice(line.items(), self.limit):
             if entry.state is not State.SENT:
                 return sequence, entry
         return None

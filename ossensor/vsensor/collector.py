@@ -31,6 +31,7 @@ from ossensor.transport.protocol import (
     MAX_BODY_BYTES,
     MAX_CONTROL_BYTES,
     MAX_REPORT_BYTES,
+    MAX_SECTION_BYTES,
     TAG_CONTROL,
     TAG_CONTROL_REPLY,
     TAG_DATA_REPLY,
@@ -134,6 +135,7 @@ class Collector:
         self._certificate_sha256 = certificate_sha256
         self._body_pause_s = limits.body_pause_s
         self._welcome, self._introductions, self._antigena = besides
+        self._section_bytes = besides.welcome.limits.batch_bytes or MAX_SECTION_BYTES
         self._gate = verify.Gate(clock())
         self._order = Order(index.next, index.has)
         self.budget = Budget(limits.budget_bytes)
@@ -285,8 +287,11 @@ class Collector:
 
     async def _opened(self, upload: verify.Upload, data: bytes | bytearray, loan: Loan) -> bytes | bytearray:
         """The section in a body. Raises SectionError, or _BusyError when there is no room to open it in."""
+        opened_bytes = section.inflated_bytes(data) if upload.compressed else len(data)
+        if opened_bytes > self._section_bytes:  # signed: it is of a body whose digest was right
+            raise section.SectionError(Outcome.TOO_LARGE, "the section is over the limit")
         if upload.compressed:
-            if not loan.grow(section.inflated_bytes(data)):
+            if not loan.grow(opened_bytes):
                 raise _BusyError
             data = await asyncio.to_thread(section.inflate, data)
         section.check(data)  # a look at both ends: cheaper than a thread

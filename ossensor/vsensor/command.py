@@ -16,7 +16,7 @@ from typing import TextIO
 from ossensor.backoff import Backoff
 from ossensor.errors import ConfigurationError, Exit
 from ossensor.transport.hostport import direct_flow, spelled
-from ossensor.transport.protocol import MAX_FILTER_CHARACTERS, Welcome, packet_filter_ok
+from ossensor.transport.protocol import MAX_FILTER_CHARACTERS, MAX_SECTION_BYTES, Limits, Welcome, packet_filter_ok
 from ossensor.transport.signing import Key
 
 from . import certificate
@@ -26,6 +26,8 @@ from .report import Report
 
 # Connections that wait in the kernel while a successor starts: all that a few hundred sensors keep.
 _BACKLOG = 512
+# Far above what a sensor has on its way by itself.
+_WINDOW_MAX = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS:PORT",
         help="where sensors that registered through a load balancer reach this vSensor past it; an IP address, no name",
     )
+    parser.add_argument(
+        "--largest-batch-mb", default="8", metavar="N", help="sensors send no larger batches: 1 to 8 MiB (default: 8)"
+    )
+    parser.add_argument(
+        "--largest-window",
+        default="64",
+        metavar="N",
+        help="sensors have no more batches of one interface on their way, by themselves 4: 1 to 64 (default: 64)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of sentences")
 
 
@@ -77,7 +88,10 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     faults: list[str] = []
     # 1. Everything that can be judged without touching anything, so that all faults are shown at once.
     address = _address(args.listen, faults)
-    _check_positive(args.rotate_mb, faults)
+    # Up to a pebibyte: beyond it SQLite's integers would be next.
+    _number("--rotate-mb", args.rotate_mb, 1 << 30, faults, " of MiB")
+    batch_mb = _number("--largest-batch-mb", args.largest_batch_mb, MAX_SECTION_BYTES >> 20, faults, " of MiB")
+    window = _number("--largest-window", args.largest_window, _WINDOW_MAX, faults)
     if (args.tls_cert is None) != (args.tls_key is None):
         faults.append("--tls-cert and --tls-key: give both, or neither for a self-signed certificate")
     if not packet_filter_ok(args.packet_filter):
@@ -85,7 +99,8 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     elif args.packet_filter and (fault := bpf_fault(args.packet_filter)):
         faults.append(f"--packet-filter: {args.packet_filter!r}: {fault}")
     try:
-        welcome = Welcome(args.packet_filter, args.advertise and spelled(direct_flow(args.advertise)))
+        limits = Limits(batch_mb << 20, window)
+        welcome = Welcome(args.packet_filter, args.advertise and spelled(direct_flow(args.advertise)), limits)
     except ValueError as e:
         faults.append(f"--advertise: {args.advertise!r}: {e}")
     secrets: list[bytes] = []
@@ -157,10 +172,12 @@ def _address(text: str, faults: list[str]) -> tuple[str, int]:
     return host, int(port)
 
 
-def _check_positive(text: str, faults: list[str]) -> None:
-    # Up to a pebibyte: beyond it SQLite's integers would be next.
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 1 << 30:
-        faults.append(f"--rotate-mb: {text!r} is not a whole number of MiB from 1 to {1 << 30}")
+def _number(option: str, text: str, most: int, faults: list[str], unit: str = "") -> int:
+    """What the text says; 0 with a fault added for anything but a number from 1 to `most`."""
+    if text.isascii() and text.isdecimal() and 1 <= int(text) <= most:
+        return int(text)
+    faults.append(f"{option}: {text!r} is not a whole number{unit} from 1 to {most}")
+    return 0
 
 
 def _lock(layout: Layout, faults: list[str]) -> TextIO | None:

@@ -72,14 +72,22 @@ class Batcher:
         self._opened_s = 0.0
         self._uncommitted = False
         self._dumps = Bucket(_DUMPS_PER_S, int(_DUMPS_PER_S)) if log.isEnabledFor(PACKET) else None
-        longest = opening.prologue("x" * pcapng.LONGEST_FILTER_BYTES)
-        self._per_slot = pcapng.blocks_in_empty_section(producer.region.slot_bytes, longest, self._unit_bytes)
+        self._longest_prologue = opening.prologue("x" * pcapng.LONGEST_FILTER_BYTES)
+        self._section_bytes = self._per_slot = 0
+        self._look_at_limit()
         self._busy_batches = min(_UPLOADER_BUSY_BATCHES, producer.region.count // 2 - 1)
-        if self._per_slot < 1:
-            raise AssertionError("a slot cannot hold one unit of the largest size")
+
+    def _look_at_limit(self) -> None:
+        """How long sections may become. Where room is promised, and not where a section begins: the promise holds."""
+        if (limit := self._producer.region.section_bytes()) != self._section_bytes:
+            self._section_bytes = limit
+            self._per_slot = pcapng.blocks_in_empty_section(limit, self._longest_prologue, self._unit_bytes)
+            if self._per_slot < 1:
+                raise AssertionError("a slot cannot hold one unit of the largest size")
 
     def room(self) -> int:
         """Units that can be added now even if each is as large as it may be."""
+        self._look_at_limit()
         rest = self._section.blocks_that_fit(self._unit_bytes) if self._section is not None else 0
         return rest + self._producer.free * self._per_slot
 
@@ -113,6 +121,7 @@ class Batcher:
         if section is None:
             if not self._producer.free:
                 return None
+            self._look_at_limit()
             section = self._begin()
         return Place(section.view, section.used, section.room)
 
@@ -145,11 +154,14 @@ class Batcher:
             self._prologue = self._opening.prologue(self._producer.region.filter_text())
             self._filter_version = version
         self._slot = self._producer.begin(self._epoch)
-        self._section = pcapng.Section.open(self._producer.region.slot(self._slot), self._prologue)
+        self._section = pcapng.Section.open(self._view(), self._prologue)
         self._packets = self._blocks = 0
         self._first_ns = self._last_ns = 0
         self._opened_s = time.monotonic()
         return self._section
+
+    def _view(self) -> memoryview:
+        return self._producer.region.slot(self._slot)[: self._section_bytes]
 
     def publish(self) -> None:
         """Hands the batch, if there is one, to the uploader."""

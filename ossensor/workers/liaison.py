@@ -7,6 +7,7 @@ proof, a minute later.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from ossensor.transport.inquiry import Answer, Inquiry
@@ -32,16 +33,16 @@ class Liaison:
         self._asker = asker
         self._sensor = sensor
         self._me = me
-        self._said: tuple[list[str], str] = [], ""
+        self._said: tuple[list[str], str, Mapping[str, str]] = [], "", {}
         self._again_s: float | None = None
 
-    def introduce(self, interfaces: list[str], refused: str) -> None:
+    def introduce(self, interfaces: list[str], refused: str, epochs: Mapping[str, str]) -> None:
         """Says who this is; `refused`: why the vSensor's packet filter is not in force."""
-        self._said = interfaces, refused
+        self._said = interfaces, refused, epochs
         if self._route.endpoint.direct.holding:
             self._again_s = 0.0  # to whom, the first attempt at the direct address decides
         elif self._route.endpoint.is_open and self._asker.waiting < _WAITING_MAX:
-            body = self._me.now(interfaces, refused).body
+            body = self._me.now(interfaces, refused, epochs).body
             self._asker.ask(Inquiry(introduction_path(self._sensor), body, self._route.stamp()))
 
     def attend(self, now_s: float) -> None:

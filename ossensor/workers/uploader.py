@@ -195,8 +195,9 @@ class Uploader:
             case "report" if self._scheduler is not None:
                 if (text := self._reports.maybe_whole(message)) is not None:
                     self._scheduler.reported(text)
-            case "narrowed":
-                self._liaison.introduce([line.interface for line in self._lines.values()], message["refused"])
+            case "heeded":
+                names = [line.interface for line in self._lines.values()]
+                self._liaison.introduce(names, message["refused"], message["epochs"])
             case "drain":
                 self._drain = Drain(time.monotonic())
                 self._endpoint.hurry()
@@ -249,8 +250,11 @@ class Uploader:
         self._totals.direct_refused = self._endpoint.direct.refused
         if proof.key is not None and not proof.question.scout:
             self._moved()
-            # The supervisor says "narrowed": then there is something to say to the vSensor, too.
-            self._channel.send("narrow", packet_filter=proof.welcome.packet_filter)
+            asked = proof.welcome
+            self._window.limit = min(_IN_FLIGHT_PER_STREAM, asked.limits.window or _IN_FLIGHT_PER_STREAM)
+            # The supervisor says "heeded": then there is something to say to the vSensor, too.
+            limit = asked.limits.batch_bytes
+            self._channel.send("heed", packet_filter=asked.packet_filter, section_bytes=limit)
 
     def _retire_idle(self) -> None:
         for queue_id, line in list(self._lines.items()):

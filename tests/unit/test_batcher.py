@@ -83,6 +83,47 @@ def add(batcher: Batcher, *packets: Packet) -> None:
         batcher.add(p.ts_ns, p.data, p.original_length)
 
 
+def test_a_section_is_no_longer_than_the_limit_from_the_next_look_on_and_none_is_lost() -> None:
+    with opened(slots=4, packets_per_slot=20) as queue:
+        batcher = queue.batcher()
+        limit = PROLOGUE_MAX + CLOSING_BYTES + 3 * LARGEST
+        add(batcher, packet(0, SNAPLEN))
+        queue.region.limit_sections(limit + 7)
+        for n in range(1, 60):
+            assert batcher.room()
+            add(batcher, packet(n, SNAPLEN))
+            if n == 19 + 3:
+                assert batcher.room() == 2 * 3  # the slots that are left, with three packets each
+                queue.region.limit_sections(0)
+        batcher.publish()
+        batches = queue.consumer.listen()
+        lengths = [batch.length for batch in batches]
+
+        assert [batch.packets for batch in batches] == [20, 3, 20, 17]
+        assert lengths[0] > limit >= lengths[1]
+        assert sum(len(list(pcapng.packets(queue.section(batch)))) for batch in batches) == 60
+
+
+@settings(derandomize=True, max_examples=80, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, SNAPLEN), st.integers(0, 6)), max_size=80))
+def test_what_room_promises_can_be_added_also_when_the_limit_changes_in_between(steps: list[tuple[int, int]]) -> None:
+    with opened(slots=3, packets_per_slot=6) as queue:
+        batcher = queue.batcher()
+        stored = added = 0
+        for n, (size, fit) in enumerate(steps):
+            room = batcher.room()
+            queue.region.limit_sections(PROLOGUE_MAX + CLOSING_BYTES + fit * LARGEST + 7 if fit else 0)
+            for _ in range(room):
+                add(batcher, packet(n, size))  # raises where the promise was hollow
+                added += 1
+            batcher.commit()
+            stored += len(queue.stored())
+            queue.producer.listen()
+        batcher.publish()
+
+        assert stored + len(queue.stored()) == added
+
+
 @settings(derandomize=True, max_examples=80, deadline=None)
 @given(
     st.integers(1, 4),

@@ -23,7 +23,8 @@ from ossensor.transport.protocol import (
 from ossensor.vsensor.introductions import NAME, Introductions
 
 TASK = {"arn": "arn:aws:ecs:eu-central-1:1:task/c/1", "cluster": "c", "family": "web", "revision": "7"}
-ME = Introduction("ossensor/0.1.0", "host", TASK, ("eth0", "eth1"), 2, "off", "why not")
+EPOCHS = {"eth0": "0123456789abcdef" * 2, "eth1": "f" * 32}
+ME = Introduction("ossensor/0.1.0", "host", TASK, ("eth0", "eth1"), 2, "off", "why not", EPOCHS)
 
 
 def test_it_is_read_back_as_it_was_written() -> None:
@@ -48,6 +49,11 @@ def test_members_that_a_later_version_knows_are_passed_over_and_missing_ones_hav
         b'{"host": "%s"}' % (b"x" * 513),
         b'{"task": []}',
         b'{"task": {"arn": 1}}',
+        b'{"epochs": []}',
+        b'{"epochs": {"eth0": 1}}',
+        b'{"epochs": {"eth0": "0123"}}',
+        b'{"epochs": {"eth0": "%s"}}' % (b"F" * 32),
+        b'{"epochs": {"e\nth0": "%s"}}' % (b"f" * 32),
         b'{"interfaces": "eth0"}',
         b'{"interfaces": [1]}',
         b'{"interfaces": [%s]}' % b",".join([b'"a"'] * 257),
@@ -65,11 +71,20 @@ def test_what_no_sensor_would_send_is_malformed(body: bytes) -> None:
 @given(st.lists(st.text(max_size=15), max_size=400), st.text(max_size=2000))
 def test_whatever_a_sensor_has_fits_and_is_read_back(interfaces: list[str], refused: str) -> None:
     names = ["".join(c for c in name if c.isprintable()) for name in interfaces]
-    said = Introduction("x", "h").now(names, refused)
+    said = Introduction("x", "h").now(names, refused, dict.fromkeys(names, "f" * 32))
 
     assert len(said.body) <= MAX_CONTROL_BYTES
     assert Introduction.parse(said.body) == said
     assert said.interfaces_in_all == len(names)
+
+
+def test_the_epochs_of_a_few_interfaces_are_all_said_and_those_of_very_many_as_far_as_they_fit() -> None:
+    few, many = ({f"interface{n:05}": "f" * 32 for n in range(count)} for count in (100, 256))
+
+    assert len(Introduction("x", "h").now(list(few), "", few).epochs) == 100
+    said = Introduction("x", "h", TASK).now(list(many), "x" * 600, many)
+    assert (len(said.interfaces), len(said.epochs)) == (256, 128)
+    assert len(said.body) <= MAX_CONTROL_BYTES
 
 
 def test_the_members_of_a_task_are_those_of_the_metadata_endpoint() -> None:

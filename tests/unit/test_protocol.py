@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossensor.transport.protocol import (
+    LEAST_SECTION_BYTES,
     MAX_FILTER_CHARACTERS,
     MAX_SEQUENCE,
     BatchId,
+    Limits,
     MalformedError,
     Outcome,
     Stream,
@@ -148,6 +150,13 @@ def test_the_table_of_outcomes() -> None:
 @pytest.mark.parametrize("text", ["", "tcp port 80 or (udp and not host 192.0.2.1)", "x" * MAX_FILTER_CHARACTERS])
 def test_a_welcome_is_read_back_as_it_was_written(text: str) -> None:
     assert Welcome.parse(Welcome(text).body) == Welcome(text)
+    whole = Welcome(text, "192.0.2.1:443", Limits(LEAST_SECTION_BYTES, 2))
+    assert Welcome.parse(whole.body) == whole
+
+
+def test_a_welcome_that_asks_for_nothing_is_empty_and_limits_that_are_not_given_are_none() -> None:
+    assert Welcome().body == b""
+    assert Welcome.parse(b'{"limits": {"window": 3, "later": []}}').limits == Limits(0, 3)
 
 
 def test_a_welcome_may_hold_what_a_later_version_knows() -> None:
@@ -163,6 +172,12 @@ def test_a_welcome_may_hold_what_a_later_version_knows() -> None:
         b'"tcp"',
         b"[" * 100_000,
         b"\xff",
+        b'{"limits": 7}',
+        b'{"limits": {"window": 0}}',
+        b'{"limits": {"window": true}}',
+        b'{"limits": {"window": 1.0}}',
+        b'{"limits": {"batch_bytes": 1048575}}',
+        b'{"limits": {"batch_bytes": "8 MiB"}}',
         b'{"packet_filter": null}',
         b'{"packet_filter": 7}',
         b'{"packet_filter": "tcp\\n"}',

@@ -112,6 +112,17 @@ def test_a_direct_address_that_no_sensor_would_take_is_a_fault_beside_the_others
     ]
 
 
+def test_limits_that_are_none_are_faults(tmp_path: Path) -> None:
+    limits = ("--largest-batch-mb", "9", "--largest-window", "0")
+    code, faults = faults_of("--listen", "127.0.0.1:0", "--store", str(tmp_path), *limits)
+
+    assert code == Exit.CONFIGURATION
+    assert faults == [
+        "vsensor: --largest-batch-mb: '9' is not a whole number of MiB from 1 to 8",
+        "vsensor: --largest-window: '0' is not a whole number from 1 to 64",
+    ]
+
+
 def test_a_port_that_is_taken_is_a_fault(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

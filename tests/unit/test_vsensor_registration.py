@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_vsensor_kit import KEY, NOW_S, Running, rows
+import zstandard
+from test_vsensor_kit import KEY, NOW_S, Running, rows, section
 
 from ossensor.transport.protocol import (
     FIELD_CERTIFICATE,
     FIELD_TIME,
+    LEAST_SECTION_BYTES,
     MAX_CONTROL_BYTES,
     TAG_DATA,
+    Limits,
     Outcome,
     Welcome,
     registration_path,
@@ -104,6 +107,21 @@ def test_what_the_operator_asks_of_sensors_is_in_every_signed_answer(tmp_path: P
 
     assert [Welcome.parse(answer.body) for answer in (good, stale)] == [Welcome("tcp port 80")] * 2
     assert stale.outcome is Outcome.STALE
+
+
+def test_what_is_above_the_limit_that_was_named_is_too_large_signed_whether_it_is_compressed_or_not(
+    tmp_path: Path,
+) -> None:
+    welcome = Welcome(limits=Limits(LEAST_SECTION_BYTES, 2))
+    bodies = [section([bytes(LEAST_SECTION_BYTES - over)]) for over in (0, 200)]
+    with Running(tmp_path / "limited", welcome=welcome) as running:
+        named = running.wire.send(running.signer.registration())
+        outcomes = [running.send(0, body).outcome for body in bodies]
+        fields = {"Content-Encoding": "zstd"}
+        outcomes += [running.send(1, zstandard.compress(body), fields=fields).outcome for body in bodies]
+
+    assert Welcome.parse(named.body) == welcome
+    assert outcomes == [Outcome.TOO_LARGE, Outcome.STORED] * 2
 
 
 @pytest.mark.parametrize("value", ["7", "null", '["10.0.0.1:1"]', '"a\\nb"', '"' + "1" * 3000 + '"'])

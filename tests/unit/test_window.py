@@ -39,6 +39,20 @@ def test_a_stream_has_no_more_on_its_way_than_its_limit() -> None:
     assert sent(w) == ["a2"]
 
 
+def test_a_limit_that_sinks_holds_from_the_next_batch_on_and_one_that_rises_at_once() -> None:
+    w = window(limit=3, a=6)
+    assert sent(w) == ["a0", "a1", "a2"]
+    w.limit = 1
+    w.settle("a", 0)
+    assert sent(w) == []
+    w.settle("a", 1)
+    w.settle("a", 2)
+    assert sent(w) == ["a3"]
+    w.limit = 3
+
+    assert sent(w) == ["a4", "a5"]
+
+
 def test_a_batch_that_waits_for_its_retry_is_not_overtaken() -> None:
     w = window(limit=4, a=6)
     assert sent(w) == ["a0", "a1", "a2", "a3"]
