@@ -13,7 +13,7 @@ import pytest
 import zstandard
 from peer import Peer, section
 
-from ossensor.transport.protocol import FIELD_CERTIFICATE, FIELD_FLOOR, FIELD_TIME, TAG_CONTROL, TAG_DATA
+from ossensor.transport.protocol import FIELD_CERTIFICATE, FIELD_FLOOR, FIELD_TIME, TAG_CONTROL, TAG_DATA, Welcome
 from ossensor.transport.signing import Key
 
 STORED, PRESENT = (201, "stored"), (200, "present")
@@ -35,7 +35,8 @@ def epoch() -> str:
 def test_it_says_which_certificate_is_its_own_and_what_time_it_is(peer: Peer) -> None:
     answer = peer.register()
 
-    assert (answer.said, answer.body) == ((200, "registered"), b"")
+    assert answer.said == (200, "registered")
+    assert Welcome.parse(answer.body)  # raises for what a sensor would not take
     assert answer.fields[FIELD_CERTIFICATE] == answer.certificate_sha256
     assert abs(int(answer.fields[FIELD_TIME]) - time.time()) <= 60
 
