@@ -57,7 +57,11 @@ def receiver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         process, url = _started(argv, VSENSOR_HMAC_KEY=KEY)
     with process:
         try:
-            yield Peer(url, Key(KEY.encode()))
+            peer = Peer(url, Key(KEY.encode()))
+            # It says that it listens before it serves, and calls stale what was signed before it does.
+            while peer.register().outcome == "stale":
+                pass
+            yield peer
         finally:
             process.terminate()
             process.communicate(timeout=20)
