@@ -165,7 +165,10 @@ class Endpoint:
         return "it comes from a direct address, and is another one" if direct else ""
 
     def maybe_divert(self, now_s: float) -> bool:
-        """Goes to the direct address if a scout has found the vSensor there, and nothing else is under way."""
+        """Goes to the direct address if a scout has found the vSensor there, and no answer is waited for here.
+
+        What is on its way to the address before it still comes, and is settled as any.
+        """
         if self.direct.wants(now_s) is not DirectState.READY or self._state not in {State.OPEN, State.WAITING}:
             return False
         self._diverted = self.direct.take(now_s)

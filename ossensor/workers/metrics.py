@@ -88,7 +88,7 @@ def per_interface(regions: Iterable[tuple[str, Region]]) -> list[Metric]:
     return [*metrics, dropped]
 
 
-def of_uploader(totals: Mapping[str, int], waiting_batches: int, *, reachable: bool) -> list[Metric]:
+def of_uploader(totals: Mapping[str, int], waiting_batches: int, *, reachable: bool, direct: bool) -> list[Metric]:
     """The uploader's own, since it began."""
     meanings = {
         "batches": "Batches that the vSensor has acknowledged.",
@@ -107,6 +107,7 @@ def of_uploader(totals: Mapping[str, int], waiting_batches: int, *, reachable: b
         *counters,
         GaugeMetricFamily("ossensor_upload_waiting_batches", "Batches not yet acknowledged.", value=waiting_batches),
         GaugeMetricFamily("ossensor_vsensor_reachable", "1 while the vSensor answers.", value=int(reachable)),
+        GaugeMetricFamily("ossensor_vsensor_direct", "1 while its direct address is used.", value=int(direct)),
     ]
 
 

@@ -116,7 +116,8 @@ class Uploader:
 
         def collected() -> list[Metric]:
             regions = [(line.interface, line.consumer.region) for line in self._lines.values()]
-            own = of_uploader(vars(self._totals), len(self._window), reachable=self._endpoint.reachable)
+            where = {"reachable": self._endpoint.reachable, "direct": self._endpoint.diverted}
+            own = of_uploader(vars(self._totals), len(self._window), **where)
             return [*per_interface(regions), *own]
 
         return Exporter(listener, self._report, collected)

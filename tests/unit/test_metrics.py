@@ -100,7 +100,7 @@ def serve() -> Iterator[Callable[[Callable[[Scrape], None]], tuple[Exporter, int
         listeners.append(listener)
 
         def collected() -> list[Metric]:
-            return of_uploader(TOTALS, 2, reachable=True)
+            return of_uploader(TOTALS, 2, reachable=True, direct=True)
 
         return Exporter(listener, report, collected), listener.getsockname()[1]
 
@@ -132,11 +132,9 @@ def test_a_scrape_is_answered_by_the_main_thread_with_everything(serve: Serve) -
     found = values(text)
 
     assert status == 200
-    assert [found[f"ossensor_upload_{name}_total", ()] for name in ("spooled", "unspooled", "spool_lost")] == [
-        30,
-        20,
-        1,
-    ]
+    names = ("spooled", "unspooled", "spool_lost", "direct_refused")
+    assert [found[f"ossensor_upload_{name}_total", ()] for name in names] == [30, 20, 1, 3]
+    assert found["ossensor_vsensor_direct", ()] == 1
     assert found["ossensor_upload_waiting_batches", ()] == 2
     assert found["ossensor_vsensor_reachable", ()] == 1
     assert found["ossensor_acknowledgement_seconds_count", ()] == 1
