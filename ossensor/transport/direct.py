@@ -19,7 +19,7 @@ from typing import Final
 from ossensor.filters import Flow
 
 from . import retry
-from .hostport import direct_flow, spelled
+from .hostport import direct_flow
 
 # As long as a proof lasts: an address that served for a minute has made up for its failures.
 _HEALTHY_S: Final = 60.0
@@ -108,12 +108,15 @@ class Direct:
         return ""
 
     def confirms(self, text: str) -> bool:
-        """Whether a signed reply from the direct address itself names none other. False counts as refused.
+        """Whether a signed reply from the direct address names it, too. One that names another counts as refused.
 
         An address that sends on to another one could send round in a circle; only the name is asked for the way.
         """
-        if self._flow is not None and text == spelled(self._flow):
-            return True
+        try:
+            if text and direct_flow(text) == self._flow:
+                return True
+        except ValueError:
+            pass
         self.refused += 1 if text else 0
         return False
 

@@ -157,10 +157,8 @@ class Endpoint:
             return self.direct.named(direct, self.where)
         if self.direct.confirms(direct):
             return ""
-        if direct:
-            self.direct.failed(now_s)
-        else:
-            self.direct.forget()  # taken back
+        # Also one that is taken back, by a reply without one: the name says whether it is, and may not know it yet.
+        self.direct.failed(now_s)
         self._return()
         return "it comes from a direct address, and is another one" if direct else ""
 

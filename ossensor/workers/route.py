@@ -221,8 +221,11 @@ class Route:
         self._proof = proof
         self.learn_time(proof.vsensor_time_s)
         self.endpoint.proven(now_s)
+        diverted = self.endpoint.diverted
         if fault := self.endpoint.told(proof.welcome.direct, now_s):
             self.complaints.say("the vSensor's direct address is refused", address=proof.welcome.direct, why=fault)
+        elif diverted and not self.endpoint.diverted:
+            self.complaints.say("the vSensor's direct address does not name itself; back to the name")
 
     def _scouted(self, proof: Proof, now_s: float) -> None:
         self.scouting_since_s = None

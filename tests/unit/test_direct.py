@@ -257,13 +257,38 @@ def test_an_address_that_comes_from_a_direct_one_is_refused_and_so_is_the_one_th
     assert e.wants(5.0) is endpoints.State.UNRESOLVED
 
 
-def test_one_that_is_taken_back_leads_to_the_name_and_nothing_is_held_against_it() -> None:
+def test_one_that_is_taken_back_leads_to_the_name_which_has_the_last_word() -> None:
     e = at_direct()
     assert e.told("", 5.0) == ""
-    assert (e.diverted, e.direct.refused, e.direct.wants(5.0)) == (False, 0, State.NONE)
+    assert (e.diverted, e.direct.refused, e.direct.wants(5.0)) == (False, 0, State.WAITING)
     prove_name(e, "192.0.2.1", now_s=5.0)
+    e.told("", 5.0)
 
-    assert e.concurrency(4) == 4
+    assert (e.concurrency(4), e.direct.wants(1e9)) == (4, State.NONE)
+
+
+def test_an_address_that_the_name_gives_and_that_does_not_give_itself_is_not_gone_to_again_and_again() -> None:
+    e = at_direct()
+    now_s, moves = 0.0, 1
+    e.told("", now_s)
+    for now_s in range(1, 601):
+        if not e.diverted and e.wants(now_s) is endpoints.State.UNRESOLVED:
+            prove_name(e, "192.0.2.1", now_s=now_s)
+            e.told(HERE, now_s)
+        if e.direct.wants(now_s) is State.UNGUARDED:
+            scout(guard(e.direct, now_s), now_s)
+            assert e.maybe_divert(now_s)
+            prove(e, now_s)
+            e.told("", now_s)
+            moves += 1
+
+    assert 10 <= moves <= 26  # 1, 2, 4 ... 32 and then 60 s apart, or half of that
+
+
+def test_a_direct_address_may_spell_itself_in_another_way() -> None:
+    e = at_direct()
+
+    assert (e.told("[::ffff:10.0.0.1]:9443", 0.0), e.diverted, e.direct.refused) == ("", True, 0)
 
 
 class Weather:
