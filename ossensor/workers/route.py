@@ -85,8 +85,7 @@ class Route:
         self._to = to
         self._report = report
         self._guard = guard
-        self._client = Client(to.host, to.port, context, to.application)
-        self._scout = Client(to.host, to.port, context, to.application)
+        self._context = context
         self._guards: deque[Callable[[float, bool], None]] = deque()  # who hears the supervisor's next answer
         self._proof: Proof | None = None  # of the address in use
         self._nonce_run = secrets.token_hex(16)
@@ -110,8 +109,10 @@ class Route:
         self._report(Addresses(list(dict.fromkeys(str(entry[4][0]) for entry in found))))
 
     def _prove(self, question: Question) -> None:
+        """By a client of its own: a question to an address that was given up may be under way still."""
         with ends_the_process():
-            self._report((self._scout if question.scout else self._client).prove(question))
+            client = Client(self._to.host, self._to.port, self._context, self._to.application)
+            self._report(client.prove(question))
 
     def _thread(self, work: Callable[[], None], name: str, otherwise: Addresses | Proof) -> None:
         try:
