@@ -60,12 +60,14 @@ class Scheduler:
 
     @property
     def due_s(self) -> float | None:
-        """When the next exchange is to begin; None while one is under way."""
-        return None if self._asked else self._pace.due_s
+        """When the next exchange is to begin; None while one is under way, or nobody is there to be asked."""
+        endpoint = self._route.endpoint
+        # Whom to ask, the first attempt at a direct address decides.
+        return None if self._asked or not endpoint.is_open or endpoint.direct.holding else self._pace.due_s
 
     def attend(self, now_s: float) -> None:
         """Begins an exchange that is due, where there is a way to the vSensor."""
-        if self._asked or now_s < self._pace.due_s or not self._route.endpoint.is_open:
+        if self.due_s is None or now_s < self.due_s:
             return
         self._asked = True
         self._pace.begun(now_s)

@@ -165,7 +165,7 @@ class Uploader:
         until_s = now_s + (HEARTBEAT_S if self._drain is None else LOOK_S)
         if (due_s := self._endpoint.due_s()) is not None and (len(self._window) or self._scheduler is not None):
             until_s = min(until_s, due_s)
-        if self._scheduler is not None and self._endpoint.is_open and (due_s := self._scheduler.due_s) is not None:
+        if self._scheduler is not None and (due_s := self._scheduler.due_s) is not None:
             until_s = min(until_s, due_s)
         if self._delivery.may_send() and (due_s := self._window.due_s()) is not None:
             until_s = min(until_s, due_s)

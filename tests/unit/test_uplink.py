@@ -71,7 +71,7 @@ def lives(line: Line, count: int, settles: list[int]) -> tuple[Uplink, list[floa
 
     `settles`: how many packets leave the slots in each life, as far as it is given.
     """
-    uplink = Uplink(cast(Any, None), ssl.create_default_context(), None, lambda _: True, lambda _: "")
+    uplink = Uplink(cast(Any, None), ssl.create_default_context(), None, lambda _: True, lambda _: {}, lambda _: None)
     forge, ports = NoForks(), [cast(Port, line)]
     waits_s = []
     for life in range(count):
