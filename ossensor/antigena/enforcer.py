@@ -3,10 +3,11 @@
 Invariant: nothing is sent but in answer to a segment that an order in force concerns and no guard spares; every such
 answer is counted, under its order and end, or under the reason why it was not sent.
 
-An answer to an end at this host goes through a raw IP socket, because what is put on the link leaves the host; the
-kernel delivers it over loopback, without privileges beyond CAP_NET_RAW. An answer to another host is put on the link,
-in the VLAN and between the hardware addresses of the frame, because this host may have no route there (a mirror port,
-another network behind a router). Links that are not Ethernet have nothing to copy, so the kernel routes it.
+An answer is put on the link of the frame, in its VLAN and between its hardware addresses, because this host may have no
+route to where it goes (a mirror port). Unless that frame would be addressed to this very interface: then the end is at
+this host, or behind it when it is a router, and a frame that is sent there leaves and never comes back. Such an answer
+goes through a raw IP socket, and the kernel delivers it, over loopback or by its routes. So do all on links that are
+not Ethernet. Either needs CAP_NET_RAW alone. (Left: a list of this host's addresses. It changes, and knows no routers.)
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from ossensor.ratelimit import Bucket
 
-from .actions import Action, Address, End
+from .actions import Action, End
 from .frames import framed
 from .guards import Guards
 from .openers import Openers
@@ -59,15 +60,13 @@ class Tally:
 class Enforcer:
     """What one worker does about the orders of `table`, at one interface.
 
-    `local` are the addresses of this host (or network namespace), to be replaced when they change.
+    `hardware_address` is the interface's own, of six bytes.
     """
 
-    def __init__(
-        self, table: Table, guards: Guards, local: frozenset[Address] = frozenset(), mode: Mode = "enforce"
-    ) -> None:
+    def __init__(self, table: Table, guards: Guards, hardware_address: bytes, mode: Mode = "enforce") -> None:
         self.table = table
         self.guards = guards
-        self.local = local
+        self._hardware_address = hardware_address
         self.mode: Mode = mode
         self.tallies: dict[str, Tally] = {}
         self.unreadable = 0
@@ -146,9 +145,10 @@ class Enforcer:
 
     def _outgoing(self, segment: Segment, answer: Answer) -> Outgoing:
         end = segment.source if answer.to == "source" else segment.destination
-        if not segment.link or end.address in self.local or end.address.is_loopback:
+        frame = framed(segment.link, answer.packet, back=answer.to == "source")
+        if not segment.link or frame.startswith(self._hardware_address):
             return Outgoing("raw", answer.packet, end)
-        return Outgoing("link", framed(segment.link, answer.packet, back=answer.to == "source"), end)
+        return Outgoing("link", frame, end)
 
     def _tally(self, action_id: str) -> Tally:
         return self.tallies.setdefault(action_id, Tally())
