@@ -1,7 +1,7 @@
 """From a frame that a handle showed to the packets that go out for it, and the counts that are reported. Pure.
 
-Invariant: nothing is sent but in answer to a segment that an order in force concerns and no guard spares; every such
-answer is counted, under its order and end, or under the reason why it was not sent.
+Invariant: nothing is sent but about a segment that an order in force concerns and no guard spares; each packet is
+counted, under its order and end, or under the reason why it was not sent.
 
 An answer is put on the link of the frame, in its VLAN and between its hardware addresses, because this host may have no
 route to where it goes (a mirror port). Unless that frame would be addressed to this very interface: then the end is at
@@ -13,9 +13,9 @@ not Ethernet. Either needs CAP_NET_RAW alone. (Left: a list of this host's addre
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from ossensor.ratelimit import Bucket
 
@@ -23,14 +23,15 @@ from .actions import Action, End
 from .frames import framed
 from .guards import Guards
 from .openers import Openers
+from .packets import OUR_WINDOW
 from .refusals import Refusal
-from .resets import Answer, answerable, answers
+from .resets import Answer, answerable, answers, questions
 from .segments import RST, Segment, maybe_segment
 from .table import Table
 from .watch import Verdict, Watch
 
-# 10,000 small packets are half a percent of a gigabit, and about what this code answers in a second; the burst is what
-# a busy host's connections need when a quarantine begins.
+# 10,000 small packets are half a percent of a gigabit, and a third of a processor's time (63 us for a segment and its
+# two answers [M]); the burst is what a busy host's connections need when a quarantine begins.
 PACKETS_PER_S: Final = 10_000
 BURST_PACKETS: Final = 10_000
 
@@ -47,14 +48,21 @@ class Outgoing(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """What one order did. `sent` counts packets by the order's side that got them; `withheld` those of mode observe."""
+    """What one order did. `sent` and `asked` count packets by the order's side that got them; `withheld`: observe."""
 
     matched: int = 0
     closed: int = 0
     unconfirmed: int = 0
     sent: Counter[str] = field(default_factory=Counter)
+    asked: Counter[str] = field(default_factory=Counter)
     withheld: int = 0
     refused: Counter[Refusal] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        """Fit for json.dumps; dataclasses.asdict would take the Counters apart."""
+        counts = {"matched": self.matched, "closed": self.closed, "unconfirmed": self.unconfirmed}
+        packets = {"sent": dict(self.sent), "asked": dict(self.asked), "withheld": self.withheld}
+        return {**counts, **packets, "refused": dict(self.refused)}
 
 
 class Enforcer:
@@ -92,7 +100,8 @@ class Enforcer:
             return []
         if segment.flags & RST:
             self._watch.reset(segment)
-            return []
+        if segment.flags & RST or (segment.window == OUR_WINDOW and segment.length == 0):
+            return []  # a reset is never answered, and neither is a question of ours that is seen again
         tally = self._tally(action.id)
         if not answerable(segment):
             tally.refused[Refusal.NOT_ONE_HOST] += 1
@@ -103,20 +112,25 @@ class Enforcer:
         if self.mode == "observe":
             tally.withheld += 2
             return []
-        outgoing = []
-        for answer in answers(segment):
-            if self._bucket.take(now_s):
-                tally.sent[_side(action, segment, answer)] += 1
-                outgoing.append(self._outgoing(segment, answer))
-            else:
-                tally.refused[Refusal.RATE] += 1
+        outgoing = self._sent(action, segment, answers(segment), tally.sent, now_s)
         if len(outgoing) == 2:
             self._watch.answered(segment)
         return outgoing
 
-    def judge(self, now_s: float) -> None:
-        """Decides about connections that fell silent. To be called every second or so, and before a report."""
-        self._count(self._watch.judged(now_s))
+    def judge(self, now_s: float) -> list[Outgoing]:
+        """The packets that ask what became of connections that fell silent; of others, it is decided and counted.
+
+        To be called every second or so, and before a report.
+        """
+        judged = self._watch.judged(now_s)
+        self._count(judged.verdicts)
+        holding = {action.id: action for action in self.table.in_force(now_s).actions}
+        outgoing = []
+        for action_id, segment in judged.to_ask:
+            action = holding.get(action_id)
+            if action is not None and self.guards.spares(action, segment) is None:
+                outgoing += self._sent(action, segment, questions(segment), self._tally(action_id).asked, now_s)
+        return outgoing
 
     def report(self) -> dict[str, Tally]:
         """What was done since the last report, by order."""
@@ -142,6 +156,19 @@ class Enforcer:
             if program is None or action_id in program:
                 self._tally(action_id).refused[reason] += 1
         return None
+
+    def _sent(
+        self, action: Action, segment: Segment, packets: Iterable[Answer], counts: Counter[str], now_s: float
+    ) -> list[Outgoing]:
+        """Those of the packets that the rate allows, counted."""
+        outgoing = []
+        for answer in packets:
+            if self._bucket.take(now_s):
+                counts[_side(action, segment, answer)] += 1
+                outgoing.append(self._outgoing(segment, answer))
+            else:
+                self._tally(action.id).refused[Refusal.RATE] += 1
+        return outgoing
 
     def _outgoing(self, segment: Segment, answer: Answer) -> Outgoing:
         end = segment.source if answer.to == "source" else segment.destination

@@ -16,9 +16,9 @@ _HOPS: Final = 64
 _DONT_FRAGMENT: Final = 0x4000
 _ICMP, _TCP, _UDP, _ICMPV6 = 1, 6, 17, 58
 
-# The window of our resets, which no receiver looks at (RFC 9293 section 3.10.7) and other resets leave at zero. By it a
-# reset of ours is known wherever it is seen again: by another handle, at another interface, by another sensor.
-RESET_WINDOW: Final = int.from_bytes(b"OS")
+# The window of our segments. No receiver looks at that of a reset (RFC 9293 section 3.10.7), and other resets leave it
+# at zero. By it, what is ours is known where it is seen again: by another handle or sensor, at another interface.
+OUR_WINDOW: Final = int.from_bytes(b"OS")
 
 # RFC 1812 section 4.3.2.3: as much of the datagram as fits without the error exceeding 576 bytes.
 _MAX_ICMP_BYTES: Final = 576
@@ -40,7 +40,7 @@ def ip(source: Address, destination: Address, protocol: int, payload: bytes) -> 
 def tcp(source: End, destination: End, sequence: int, acknowledgment: int, flags: int) -> bytes:
     """A segment without payload or options in its IP packet."""
     fields = (source.port, destination.port, sequence, acknowledgment, 5 << 4, flags)
-    segment = struct.pack("!HHIIBBHHH", *fields, RESET_WINDOW, 0, 0)
+    segment = struct.pack("!HHIIBBHHH", *fields, OUR_WINDOW, 0, 0)
     segment = _with_checksum(segment, 16, _pseudo(source.address, destination.address, _TCP, len(segment)))
     return ip(source.address, destination.address, _TCP, segment)
 

@@ -62,6 +62,19 @@ def answers(segment: Segment) -> tuple[Answer, Answer]:
     return Answer("source", to_source, 0), Answer("destination", to_destination, segment.after)
 
 
+def questions(segment: Segment) -> tuple[Answer, Answer]:
+    """To each end of a connection, of which this was the last segment with an ACK, what it answers whatever its state.
+
+    A keep-alive (RFC 9293 section 3.8.4): a segment just before what is expected, without payload. An end that still
+    has the connection acknowledges it; one that has not answers with a reset, which the other end gets, too.
+    """
+    before_source, before_destination = (n - 1 & 0xFFFFFFFF for n in (segment.acknowledgment, segment.after))
+    source, destination = segment.source, segment.destination
+    to_source = packets.tcp(destination, source, before_source, segment.after, ACK)
+    to_destination = packets.tcp(source, destination, before_destination, segment.acknowledgment, ACK)
+    return Answer("source", to_source, before_source), Answer("destination", to_destination, before_destination)
+
+
 def _one_host(address: Address) -> bool:
     """RFC 1122 section 3.2.2 and RFC 4443 section 2.4(e): no answer concerning a broadcast, multicast or no address.
 

@@ -8,8 +8,12 @@ packet. `closed` is a TCP connection of which, before the silence,
 - the last segment took sequence space. Its receiver owes an acknowledgment within half a second (RFC 9293 section
   3.8.6.3), its sender a repetition after a second or so (RFC 6298 section 2.1). Neither came, so neither is there.
 
-All others, UDP's always, end `unconfirmed`: both ends were told, nothing contradicts, nothing proves. A connection that
-goes on after that is matched, answered and counted again as another one.
+On a quick network neither is so: the acknowledgment is there before the reset is. Then both ends are asked, once, by a
+keep-alive (resets.questions). An end that has no such connection says so by a reset, which is the proof; one that has
+it acknowledges, and that is a segment like others, and is answered.
+
+All that stay silent, and UDP's always, end `unconfirmed`: both ends were told, nothing contradicts, nothing proves. A
+connection that goes on after that is matched, answered and counted again as another one.
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from .actions import End
-from .packets import RESET_WINDOW
-from .segments import FIN, RST, SYN, Segment
+from .packets import OUR_WINDOW
+from .segments import ACK, FIN, RST, SYN, Segment
 
 # Beyond a delayed acknowledgment and the first repetition over a path with a round trip of a second.
 QUIET_S: Final = 3.0
@@ -34,8 +38,10 @@ _Key: TypeAlias = tuple[str, frozenset[End]]
 class _Connection:
     action_id: str
     last_s: float
+    last: Segment
+    opening: int | None  # the sequence number of its SYN, when that was seen
     answered: bool = False
-    owing: bool = False  # the last segment took sequence space
+    asked: bool = False
     reset_by_an_end: bool = False
     finished: frozenset[End] = frozenset()
 
@@ -45,6 +51,13 @@ class Verdict(NamedTuple):
 
     action_id: str
     closed: bool
+
+
+class Judged(NamedTuple):
+    """What became of connections that fell silent, and those to ask: the order's id, and the last segment."""
+
+    verdicts: list[Verdict]
+    to_ask: list[tuple[str, Segment]]
 
 
 class Watch:
@@ -61,46 +74,56 @@ class Watch:
         """Whether the segment, which that action ends, is of a connection that is new here; and who gave way to it."""
         key, verdicts = _key(segment), []
         connection = self._connections.get(key)
-        new = connection is None or (connection.reset_by_an_end and bool(segment.flags & SYN))
-        if connection is not None and new:
-            verdicts.append(_verdict(connection))  # the same ports again: the old one is over, since a new one begins
-        if connection is None or new:
-            connection = self._connections[key] = _Connection(action_id, now_s)
+        opening = segment.sequence if segment.flags & (SYN | ACK) == SYN else None
+        if connection is not None and opening not in {None, connection.opening}:
+            # The same ports again, and no SYN that is repeated: the old connection is over, since a new one begins.
+            verdicts.append(_verdict(connection, cut_short=True))
+            connection = None
+        new = connection is None
+        if connection is None:
+            connection = self._connections[key] = _Connection(action_id, now_s, segment, opening)
         self._connections.move_to_end(key)
-        connection.last_s = now_s
-        connection.owing = segment.protocol == "tcp" and segment.length != 0
+        connection.last_s, connection.last, connection.asked = now_s, segment, False
         if segment.flags & FIN:
             connection.finished |= {segment.source}
         if len(self._connections) > self._most:
-            verdicts.append(_verdict(self._connections.popitem(last=False)[1], unheard=True))
+            verdicts.append(_verdict(self._connections.popitem(last=False)[1], cut_short=True))
         return new, verdicts
 
     def reset(self, segment: Segment) -> None:
         """Takes note of a reset that passed; ours say nothing."""
         connection = self._connections.get(_key(segment))
-        if connection is not None and segment.flags & RST and segment.window != RESET_WINDOW:
+        if connection is not None and segment.flags & RST and segment.window != OUR_WINDOW:
             connection.reset_by_an_end = True
 
     def answered(self, segment: Segment) -> None:
         """Both ends were sent their packet."""
         self._connections[_key(segment)].answered = True
 
-    def judged(self, now_s: float) -> list[Verdict]:
-        """Those that have been silent long enough. To be asked every second or so."""
-        verdicts = []
+    def judged(self, now_s: float) -> Judged:
+        """Those that have been silent long enough. To be called every second or so."""
+        judged = Judged([], [])
         while self._connections:
             key, connection = next(iter(self._connections.items()))
             if now_s - connection.last_s < QUIET_S:
                 break
-            del self._connections[key]
-            verdicts.append(_verdict(connection))
-        return verdicts
+            verdict = _verdict(connection)
+            if connection.answered and not verdict.closed and not connection.asked and connection.last.flags & ACK:
+                connection.asked, connection.last_s = True, now_s
+                self._connections.move_to_end(key)
+                judged.to_ask.append((connection.action_id, connection.last))
+            else:
+                del self._connections[key]
+                judged.verdicts.append(verdict)
+        return judged
 
 
 def _key(segment: Segment) -> _Key:
     return segment.protocol, frozenset((segment.source, segment.destination))
 
 
-def _verdict(connection: _Connection, *, unheard: bool = False) -> Verdict:
-    seen = connection.reset_by_an_end or len(connection.finished) > 1 or (connection.owing and not unheard)
+def _verdict(connection: _Connection, *, cut_short: bool = False) -> Verdict:
+    """`cut_short`: there was no silence to prove anything."""
+    owing = connection.last.protocol == "tcp" and connection.last.length != 0
+    seen = connection.reset_by_an_end or len(connection.finished) > 1 or (owing and not cut_short)
     return Verdict(connection.action_id, closed=connection.answered and seen)

@@ -17,7 +17,7 @@ from ossensor.antigena.actions import Action, End, parse_action
 from ossensor.antigena.enforcer import BURST_PACKETS, Enforcer, Tally
 from ossensor.antigena.frames import COOKED, ETHERNET
 from ossensor.antigena.guards import Guards
-from ossensor.antigena.packets import RESET_WINDOW
+from ossensor.antigena.packets import OUR_WINDOW
 from ossensor.antigena.refusals import Refusal
 from ossensor.antigena.table import Table
 from ossensor.antigena.watch import QUIET_S
@@ -124,15 +124,33 @@ def test_the_report_counts_connections_and_packets_by_the_orders_sides_and_begin
     assert one.report() == {}
 
 
-def test_an_acknowledgment_alone_is_answered_and_its_connection_stays_unconfirmed() -> None:
+def test_a_connection_whose_silence_proves_nothing_is_asked_about_and_stays_unconfirmed_without_a_reply() -> None:
     one = enforcer(EXACT)
     one.process(TALK.frame("A", payload=0), ETHERNET, 1)
-    one.judge(1 + QUIET_S)
+    asked = one.judge(1 + QUIET_S)
+    seen_again = [
+        outgoing.packet if outgoing.how == "link" else LINK + b"\x08\0" + outgoing.packet for outgoing in asked
+    ]
 
-    assert one.report() == {"a": Tally(matched=1, unconfirmed=1, sent=Counter(source=1, destination=1))}
+    assert [(outgoing.how, outgoing.to) for outgoing in asked] == [
+        ("raw", TALK.segment().source),
+        ("link", TALK.segment().destination),
+    ]
+    assert [one.process(frame, ETHERNET, 5) for frame in seen_again] == [[], []]
+    assert one.judge(1 + 2 * QUIET_S) == []
+    both = Counter(source=1, destination=1)
+    assert one.report() == {"a": Tally(matched=1, unconfirmed=1, sent=both, asked=both)}
 
 
-@pytest.mark.parametrize("window", [0, RESET_WINDOW])
+def test_nothing_is_asked_for_an_order_that_is_over() -> None:
+    one = enforcer(block(source={"network": "10.0.0.1"}, expires_s=3))
+    one.process(TALK.frame("A", payload=0), ETHERNET, 2)
+
+    assert [one.judge(2 + QUIET_S), one.judge(2 + 2 * QUIET_S)] == [[], []]
+    assert one.report()["a"].unconfirmed == 1
+
+
+@pytest.mark.parametrize("window", [0, OUR_WINDOW])
 def test_resets_are_not_answered(window: int) -> None:
     one = enforcer(EXACT)
 

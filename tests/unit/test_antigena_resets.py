@@ -17,7 +17,7 @@ from ossensor.antigena import packets
 from ossensor.antigena.actions import End
 from ossensor.antigena.checksums import checksum, folded
 from ossensor.antigena.frames import RAW
-from ossensor.antigena.resets import answerable, answers
+from ossensor.antigena.resets import answerable, answers, questions
 from ossensor.antigena.segments import Segment, maybe_segment
 
 HOSTS = {4: ("10.0.0.1", "192.0.2.7"), 6: ("fd00::1", "2001:db8::7")}
@@ -94,6 +94,17 @@ def test_the_sequence_numbers_are_those_of_rfc_9293(
     assert (forth[TCP].seq, forth[TCP].ack, str(forth[TCP].flags)) == to_destination
     assert (first.sequence, second.sequence) == (to_source[0], to_destination[0])
     assert len(first.packet) == len(second.packet) == {4: 40, 6: 60}[version]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_question_lies_just_before_what_each_end_expects(version: int) -> None:
+    to_source, to_destination = questions(tcp(version, flags="PA", seq=0, ack=0, payload=b"abc"))
+    back, forth = read(version, to_source.packet), read(version, to_destination.packet)
+    here, there = HOSTS[version]
+
+    assert (back.src, back.dst, back[TCP].seq, back[TCP].ack, str(back[TCP].flags)) == (there, here, 2**32 - 1, 3, "A")
+    assert (forth.src, forth.dst, forth[TCP].seq, forth[TCP].ack, str(forth[TCP].flags)) == (here, there, 2, 0, "A")
+    assert back[TCP].window == forth[TCP].window == packets.OUR_WINDOW
 
 
 def test_a_segment_that_does_not_tell_its_length_is_answered_as_if_it_had_none() -> None:

@@ -6,10 +6,11 @@ import pytest
 from antigena_frames import Talk
 
 from ossensor.antigena.openers import Openers
-from ossensor.antigena.packets import RESET_WINDOW
-from ossensor.antigena.watch import QUIET_S, Verdict, Watch
+from ossensor.antigena.packets import OUR_WINDOW
+from ossensor.antigena.watch import QUIET_S, Judged, Verdict, Watch
 
 TALK = Talk()
+NOTHING = Judged([], [])
 
 
 def answered(watch: Watch, talk: Talk, flags: str, now_s: float, payload: int = 0) -> list[Verdict]:
@@ -38,24 +39,46 @@ def test_a_connection_is_closed_when_something_proves_it_before_the_silence(
     packets: list[tuple[Talk, str, int]], *, closed: bool
 ) -> None:
     watch = Watch()
+    last = None
     for talk, flags, payload in packets:
         if flags in {"R", "ours"}:
-            watch.reset(talk.segment("R", 0, RESET_WINDOW if flags == "ours" else 0))
+            watch.reset(talk.segment("R", 0, OUR_WINDOW if flags == "ours" else 0))
         else:
             answered(watch, talk, flags, 10, payload)
+            last = talk.segment(flags, payload)
 
-    assert watch.judged(10 + QUIET_S - 0.01) == []
-    assert watch.judged(10 + QUIET_S) == [Verdict("a", closed)]
-    assert watch.judged(100) == []
+    assert watch.judged(10 + QUIET_S - 0.01) == NOTHING
+    assert watch.judged(10 + QUIET_S) == (Judged([Verdict("a", closed)], []) if closed else Judged([], [("a", last)]))
+    assert watch.judged(100) == (NOTHING if closed else Judged([Verdict("a", closed=False)], []))
+    assert watch.judged(1000) == NOTHING
+
+
+def test_a_connection_whose_silence_proves_nothing_is_asked_about_once_and_a_reset_in_reply_proves_it() -> None:
+    watch = Watch()
+    answered(watch, TALK, "A", 10)
+
+    assert watch.judged(10 + QUIET_S).to_ask == [("a", TALK.segment("A", 0))]
+    watch.reset(TALK.back.segment("R"))
+    assert watch.judged(10 + 2 * QUIET_S - 0.01) == NOTHING
+    assert watch.judged(10 + 2 * QUIET_S) == Judged([Verdict("a", closed=True)], [])
+
+
+def test_a_connection_that_acknowledges_the_question_is_answered_and_asked_about_again() -> None:
+    watch = Watch()
+    answered(watch, TALK, "A", 10)
+    watch.judged(10 + QUIET_S)
+    answered(watch, TALK.back, "A", 14)
+
+    assert watch.judged(14 + QUIET_S).to_ask == [("a", TALK.back.segment("A", 0))]
 
 
 def test_a_connection_that_goes_on_is_not_judged() -> None:
     watch = Watch()
     for second in range(20):
         answered(watch, TALK, "PA", second, 10)
-        assert watch.judged(second) == []
+        assert watch.judged(second) == NOTHING
 
-    assert watch.judged(19 + QUIET_S) == [Verdict("a", closed=True)]
+    assert watch.judged(19 + QUIET_S).verdicts == [Verdict("a", closed=True)]
 
 
 def test_what_was_not_answered_is_never_called_closed() -> None:
@@ -63,14 +86,14 @@ def test_what_was_not_answered_is_never_called_closed() -> None:
     watch.seen(TALK.segment(), "a", 10)
     watch.reset(TALK.segment("R"))
 
-    assert watch.judged(20) == [Verdict("a", closed=False)]
+    assert watch.judged(20) == Judged([Verdict("a", closed=False)], [])
 
 
 def test_datagrams_are_never_called_closed() -> None:
     watch = Watch()
     answered(watch, TALK._replace(protocol="udp"), "", 10, 10)
 
-    assert watch.judged(20) == [Verdict("a", closed=False)]
+    assert watch.judged(20) == Judged([Verdict("a", closed=False)], [])
 
 
 def test_a_connection_is_counted_once_whoever_sends_and_again_when_its_ports_are_used_again() -> None:
@@ -82,7 +105,7 @@ def test_a_connection_is_counted_once_whoever_sends_and_again_when_its_ports_are
 
     assert (new, again) == ([True, False, False], True)
     assert verdicts == [Verdict("a", closed=True)]
-    assert watch.judged(20) == [Verdict("b", closed=False)]
+    assert watch.judged(20).verdicts == [Verdict("b", closed=False)]
 
 
 def test_the_longest_silent_gives_way_unconfirmed_when_too_many_are_watched() -> None:
@@ -94,7 +117,7 @@ def test_the_longest_silent_gives_way_unconfirmed_when_too_many_are_watched() ->
 
     assert answered(watch, talks[2], "PA", 13, 10) == [Verdict("a", closed=False)]
     assert len(watch) == 2
-    assert watch.judged(12 + QUIET_S) == [Verdict("a", closed=True)]
+    assert watch.judged(12 + QUIET_S).verdicts == [Verdict("a", closed=True)]
 
 
 # -- openers ----------------------------------------------------------------------------------------------------------
