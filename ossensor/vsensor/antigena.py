@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ossensor.transport.orders import Orders, Report
 
 from .bookfile import BookFile
 from .orderbook import Book
+from .trail import Trail
 
 # Sensors come and go, each Fargate task is one. A report has at most a megabyte, and usually less than a kilobyte.
 _REMEMBERED: Final = 4096
@@ -31,17 +32,21 @@ class Reported(NamedTuple):
 class Antigena:
     """For one event loop."""
 
-    def __init__(self, file: BookFile, clock: Callable[[], float]) -> None:
+    def __init__(self, file: BookFile, trail: Trail, clock: Callable[[], float]) -> None:
         self._file = file
+        self._trail = trail
         self._clock = clock
         self.reports: OrderedDict[str, Reported] = OrderedDict()  # by sensor, the latest heard of last
 
     async def exchange(self, sensor: str, report: Report) -> Orders:
         """Keeps the report. The orders for this sensor. Raises sqlite3.Error when the book cannot be brought up."""
+        before = self.reports.get(sensor)
         self.reports[sensor] = Reported(report, int(self._clock()))
         self.reports.move_to_end(sensor)
         if len(self.reports) > _REMEMBERED:
             self.reports.popitem(last=False)
+        if news := differences(None if before is None else before.report, report):
+            await self._note("report", sensor=sensor, version=report.version, **news)
         book = await self.current()
         return Orders(book.id, book.version, tuple(action.to_json() for action in book.for_sensor(sensor)))
 
@@ -51,7 +56,11 @@ class Antigena:
         if now_s < self._file.book.first_expiry_s:
             return self._file.book
         # Durable, too: a version that a sensor has seen must not come again, with other orders, after a crash.
-        return await self.change(lambda book: book.expired(now_s))
+        before = self._file.book
+        after = await self.change(lambda book: book.expired(now_s))
+        if gone := sorted(before.orders.keys() - after.orders.keys()):
+            await self._note("expired", version=after.version, ids=gone)
+        return after
 
     async def introduced(self, sensor: str, family: str) -> None:
         """Orders to a task family are this sensor's from now on, when it is of that family. Raises sqlite3.Error."""
@@ -59,5 +68,25 @@ class Antigena:
             await self.change(lambda book: book.introduced(sensor, family))
 
     async def change(self, edit: Callable[[Book], Book]) -> Book:
-        """As BookFile.change; the loop goes on while the disk is at it."""
+        """As BookFile.change, `edit` in another thread; the loop goes on while the disk is at it."""
         return await asyncio.to_thread(self._file.change, edit)
+
+    async def _note(self, event: str, **members: Any) -> None:
+        await asyncio.to_thread(self._trail.note, event, **members)
+
+
+def differences(before: Report | None, now: Report) -> dict[str, Any]:
+    """What a report says that the one before did not, for the trail; empty when that is nothing."""
+    if before is None or before.book != now.book:
+        before = Report(mode="")
+    actions = {
+        name: changed
+        for name, counts in now.actions.items()
+        if (changed := {n: v for n, v in counts.items() if before.actions.get(name, {}).get(n, 0) != v})
+    }
+    refused = {name: why for name, why in now.refused.items() if before.refused.get(name) != why}
+    found: dict[str, Any] = {"actions": actions, "refused": refused}
+    for member in ("mode", "trouble"):
+        if getattr(before, member) != getattr(now, member):
+            found[member] = getattr(now, member)
+    return {name: value for name, value in found.items() if value or name in {"mode", "trouble"}}

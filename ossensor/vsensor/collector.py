@@ -44,12 +44,13 @@ from ossensor.transport.protocol import (
 )
 from ossensor.transport.signing import Key, RefusedError, Reply, body_matches, sign_reply
 
-from . import section, verify
+from . import section, verify, web
 from .antigena import Antigena
 from .body import PAUSE_S, Body, GoneError
 from .budget import Budget, Loan
 from .index import Index
 from .introductions import Introductions
+from .operator import OperatorDoor
 from .order import Order
 from .store import Append, Store
 
@@ -75,6 +76,7 @@ class Besides(NamedTuple):
     welcome: Welcome = Welcome()
     introductions: Introductions | None = None
     antigena: Antigena | None = None  # None: nothing is ever ordered
+    operator: OperatorDoor | None = None  # None: it does not exist, and its paths are not found
 
 
 _LIMITS: Final = Limits()
@@ -87,23 +89,7 @@ class _BusyError(Exception):
 
 def _bare(_request: Request, error: Exception) -> Response:
     """The reply to what is not ours: no body, no signature, and the connection ends with its unread body."""
-    status = error.status_code if isinstance(error, HTTPException) else 400
-    return _closing(status)
-
-
-def _closing(status: int) -> Response:
-    return Response(status_code=status, headers={"Connection": "close"})
-
-
-def _head(request: Request) -> verify.Head:
-    """As received: Latin-1 maps each byte to one character, so nothing is lost before `verify` sees it."""
-    scope = request.scope
-    return verify.Head(
-        method=scope["method"],
-        path=scope["raw_path"].decode("latin-1"),
-        query=scope["query_string"].decode("latin-1"),
-        fields=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]),
-    )
+    return web.closing(error.status_code if isinstance(error, HTTPException) else 400)
 
 
 class _Matter(NamedTuple):
@@ -134,7 +120,7 @@ class Collector:
         self._clock = clock
         self._certificate_sha256 = certificate_sha256
         self._body_pause_s = limits.body_pause_s
-        self._welcome, self._introductions, self._antigena = besides
+        self._welcome, self._introductions, self._antigena, operator = besides
         self._section_bytes = besides.welcome.limits.batch_bytes or MAX_SECTION_BYTES
         self._gate = verify.Gate(clock())
         self._order = Order(index.next, index.has)
@@ -147,6 +133,7 @@ class Collector:
                 Route(_REGISTRATION, self.post_registration, methods=["POST"]),
                 Route(_INTRODUCTION, self.post_introduction, methods=["POST"]),
                 Route(_ANTIGENA, self.post_antigena, methods=["POST"]),
+                *(operator.routes if operator is not None else ()),
             ],
             exception_handlers={HTTPException: _bare},
         )
@@ -171,13 +158,13 @@ class Collector:
     async def _take(
         self, request: Request, answer: Callable[[verify.Head, Body], Awaitable[Response]], most_bytes: int
     ) -> Response:
-        head = _head(request)
+        head = web.head(request)
         content_bytes = verify.content_bytes(head)
         if content_bytes is None:
-            return _closing(411)
+            return web.closing(411)
         if content_bytes > most_bytes:
             # Unsigned, as the length is: a signed "too large" is for good, and a digit altered on its way would do.
-            return _closing(413)
+            return web.closing(413)
         body = Body(request.receive, content_bytes, self._body_pause_s)
         try:
             reply = await answer(head, body)
@@ -186,7 +173,7 @@ class Collector:
             await body.discard()
         except GoneError:
             self.tally["gone"] += 1
-            return _closing(408)
+            return web.closing(408)
         return reply
 
     async def _register(self, head: verify.Head, body: Body) -> Response:

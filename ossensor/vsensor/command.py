@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import hmac
 import os
 import socket
 import ssl
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
+from ossensor.antigena.token import Token, load_token
 from ossensor.backoff import Backoff
 from ossensor.errors import ConfigurationError, Exit
 from ossensor.transport.hostport import direct_flow, spelled
@@ -28,6 +30,14 @@ from .report import Report
 _BACKLOG = 512
 # Far above what a sensor has on its way by itself.
 _WINDOW_MAX = 64
+
+
+class _Service(NamedTuple):
+    """What is served, and to whom."""
+
+    keys: Mapping[str, Key]
+    token: Token | None
+    welcome: Welcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="64",
         metavar="N",
         help="sensors have no more batches of one interface on their way, by themselves 4: 1 to 64 (default: 64)",
+    )
+    parser.add_argument(
+        "--operator-token-file",
+        metavar="FILE",
+        help="the token that `ossensor antigena` shows; without one, nothing can be ordered",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of sentences")
 
@@ -103,24 +118,23 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         welcome = Welcome(args.packet_filter, args.advertise and spelled(direct_flow(args.advertise)), limits)
     except ValueError as e:
         faults.append(f"--advertise: {args.advertise!r}: {e}")
-    secrets: list[bytes] = []
+    keys: list[bytes] = []
     try:
-        secrets = load_vsensor_keys(environ)
+        keys = load_vsensor_keys(environ)
     except ConfigurationError as e:
         faults += e.faults
+    token = _token(args.operator_token_file, keys, faults)
     # 2. The folder: the certificate and the lock lie in it.
     layout = Layout(Path(args.store).absolute())
     lock = _lock(layout, faults)
     if faults or lock is None:
         raise ConfigurationError(faults)
     with lock:
-        keys = {key.id: key for key in map(Key, secrets)}
-        return _listen(args, layout, address, keys, welcome)
+        service = _Service({key.id: key for key in map(Key, keys)}, token, welcome)
+        return _listen(args, layout, address, service)
 
 
-def _listen(
-    args: argparse.Namespace, layout: Layout, address: tuple[str, int], keys: Mapping[str, Key], welcome: Welcome
-) -> int:
+def _listen(args: argparse.Namespace, layout: Layout, address: tuple[str, int], service: _Service) -> int:
     # 3. The certificate, before the port: a port that answers must answer with it.
     pair = _certificate(args, layout, address[0])
     # 4. The port, before the fork: every successor inherits it.
@@ -129,19 +143,18 @@ def _listen(
         host, port = listener.getsockname()[:2]
         report = Report(_write, layout.root, as_json=args.json)
         report.listening(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", pair.certificate, pair.sha256)
-        return _keep(layout, pair, keys, listener, report, args, welcome)
+        return _keep(layout, pair, service, listener, report, args)
 
 
 def _keep(
     layout: Layout,
     pair: certificate.Certificate,
-    keys: Mapping[str, Key],
+    service: _Service,
     listener: socket.socket,
     report: Report,
     args: argparse.Namespace,
-    welcome: Welcome,
 ) -> int:
-    settings = (keys, layout.root, pair, not args.no_fsync, int(args.rotate_mb) << 20, welcome)
+    rotate_bytes = int(args.rotate_mb) << 20
 
     def serve() -> int:
         # After the fork: the parent needs no web server, and stays small and boring without one.
@@ -149,7 +162,12 @@ def _keep(
 
         report.serving(os.getpid())
         try:
-            return run(Settings(*settings), listener, report)
+            settings = Settings(
+                *(service.keys, layout.root, pair, not args.no_fsync, rotate_bytes),
+                welcome=service.welcome,
+                operator_token=service.token,
+            )
+            return run(settings, listener, report)
         except ConfigurationError as e:
             return _refuse(e)
 
@@ -178,6 +196,21 @@ def _number(option: str, text: str, most: int, faults: list[str], unit: str = ""
         return int(text)
     faults.append(f"{option}: {text!r} is not a whole number{unit} from 1 to {most}")
     return 0
+
+
+def _token(path: str | None, keys: list[bytes], faults: list[str]) -> Token | None:
+    if path is None:
+        return None
+    try:
+        token = load_token(Path(path), "--operator-token-file")
+    except ConfigurationError as e:
+        faults += e.faults
+        return None
+    if any(hmac.compare_digest(token.secret, key) for key in keys):
+        # Every sensor has that one, and with it whoever took it from a sensor.
+        faults.append(f"--operator-token-file: {path}: this is an HMAC key, the token has to be another secret")
+        return None
+    return token
 
 
 def _lock(layout: Layout, faults: list[str]) -> TextIO | None:

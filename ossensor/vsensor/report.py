@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ossensor.antigena import words
 from ossensor.transport.introduction import Introduction
 
+from .orderbook import Entry
 from .recovery import Recovery
 from .store import Total
+from .trail import Who
 
 
 class Report:
@@ -81,6 +84,26 @@ class Report:
             "introduced",
             sensor=sensor,
             **json.loads(who.body),
+        )
+
+    def operated(self, what: str, who: Who, entry: Entry) -> None:
+        """An operator placed, cleared or extended an order, and it is durable."""
+        target, action = entry
+        whom = "all sensors" if target.kind == "all" else f"{target.kind} {target.name}"
+        self._say(
+            f"antigena: {what} {action.id} by token {who.token} from {who.peer}: {words.action(action)}, {whom},"
+            f" until {words.time(action.expires_s)}",
+            what,
+            **who._asdict(),
+            target=target.to_json(),
+            action=action.to_json(),
+        )
+
+    def operator_refused(self, peer: str, left_out: int) -> None:
+        """Somebody came to the operator's door without its token."""
+        more = f" ({left_out} more since the last such line)" if left_out else ""
+        self._say(
+            f"antigena: {peer} DID NOT SHOW THE OPERATOR'S TOKEN{more}", "unauthorised", peer=peer, left_out=left_out
         )
 
     def progress(self, totals: Mapping[tuple[str, str], Total], tally: Mapping[str, int]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import uvicorn
 
+from ossensor.antigena.token import Token
 from ossensor.errors import Exit
 from ossensor.steady import steady_clock
 from ossensor.transport.protocol import Welcome
@@ -27,8 +28,10 @@ from .index import Index
 from .introductions import Introductions
 from .keeper import GRACE_S
 from .layout import Layout
+from .operator import OperatorDoor, Teller
 from .report import Report
 from .store import Store
+from .trail import Trail
 
 # A sensor keeps a handful of connections. With files.OPEN_MAX this stays under the usual 1,024 descriptors.
 CONNECTIONS_MAX: Final = 512
@@ -50,6 +53,7 @@ class Settings:
     durable: bool
     rotate_bytes: int
     welcome: Welcome = _NO_WELCOME  # what every sensor is asked for
+    operator_token: Token | None = None  # None: nothing can be ordered
 
 
 class Server(uvicorn.Server):
@@ -120,15 +124,21 @@ def run(settings: Settings, listener: socket.socket, report: Report) -> int:
     store = Store(layout, durable=settings.durable, rotate_bytes=settings.rotate_bytes)
     report.recovered(store.recovery)
     store.start()
+    clock = steady_clock()
     try:
         # A reader of its own: the event loop looks things up while the writer is in a transaction.
         with (
             closing(Index(layout.index, durable=settings.durable)) as index,
             closing(BookFile(layout.orders)) as orders,
+            closing(Trail(layout.trail, clock)) as trail,
         ):
-            clock = steady_clock()
             introductions = Introductions(layout.root, report.introduced)
-            besides = Besides(settings.welcome, introductions, Antigena(orders, clock))
+            antigena = Antigena(orders, trail, clock)
+            operator = None
+            if settings.operator_token is not None:
+                teller = Teller(report.operated, report.operator_refused)
+                operator = OperatorDoor(settings.operator_token, antigena, trail, clock, teller)
+            besides = Besides(settings.welcome, introductions, antigena, operator)
             sha256 = settings.certificate.sha256
             collector = Collector(settings.keys, store, index, clock, sha256, besides=besides)
             server = make_server(collector, settings.certificate)

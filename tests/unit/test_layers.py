@@ -59,6 +59,7 @@ VSENSOR_MAY_IMPORT = {
         "errors",
         "logs",
         "backoff",
+        "ratelimit",
         "durable",
         "steady",
         "pcapng",
@@ -69,6 +70,8 @@ VSENSOR_MAY_IMPORT = {
         "transport.orders",
         "antigena.actions",
         "transport.hostport",
+        "antigena.token",
+        "antigena.words",
     ),
     *BARE_PACKAGES - {"workers", "capture", "ecs"},
 }

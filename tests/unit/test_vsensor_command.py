@@ -233,3 +233,27 @@ def test_it_listens_on_ipv6(tmp_path: Path) -> None:
             assert one.deliver(0, section([payload(0)]), created=now) == Outcome.STORED
 
     assert listening["address"].startswith("[::1]:")
+
+
+# --- the operator's token --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content,mode,fault",
+    [
+        (b"short", 0o600, "a token is one line of 32"),
+        (b"t" * 40, 0o644, "its mode is 0644"),
+        (KEY.secret.hex().encode(), 0o600, "this is an HMAC key, the token has to be another secret"),
+    ],
+)
+def test_a_token_that_is_none_or_the_key_itself_is_a_fault(
+    tmp_path: Path, content: bytes, mode: int, fault: str
+) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    path.chmod(mode)
+    arguments = ("--listen", "127.0.0.1:0", "--store", str(tmp_path / "store"), "--operator-token-file", str(path))
+    code, (line,) = faults_of(*arguments, key_hex=KEY.secret.hex().encode().hex())
+
+    assert (code, line.startswith(f"vsensor: --operator-token-file: {path}: {fault}")) == (Exit.CONFIGURATION, True)
+    assert content.decode() not in line

@@ -48,8 +48,10 @@ from ossensor.vsensor.bookfile import BookFile
 from ossensor.vsensor.collector import Besides, Collector
 from ossensor.vsensor.index import Index
 from ossensor.vsensor.layout import Layout
+from ossensor.vsensor.operator import OperatorDoor, Teller
 from ossensor.vsensor.server import make_server
 from ossensor.vsensor.store import Store
+from ossensor.vsensor.trail import Trail
 
 KEY = Key(bytes(range(32)))
 EPOCH = "0123456789abcdef" * 2
@@ -288,8 +290,15 @@ class Running:
         self.index = Index(self.layout.index, durable=False)
         self.clock = clock or Clock(NOW_S - 3600)
         self.book_file = BookFile(self.layout.orders)
-        self.antigena = Antigena(self.book_file, self.clock)
-        besides = Besides(options.pop("welcome", Welcome()), options.pop("introductions", None), self.antigena)
+        self.trail = Trail(self.layout.trail, self.clock)
+        self.antigena = Antigena(self.book_file, self.trail, self.clock)
+        self.told: list[tuple[Any, ...]] = []
+        operator = None
+        if (token := options.pop("operator_token", None)) is not None:
+            teller = Teller(lambda *said: self.told.append(said), lambda *said: self.told.append(said))
+            operator = OperatorDoor(token, self.antigena, self.trail, self.clock, teller)
+        talk = (options.pop("welcome", Welcome()), options.pop("introductions", None), self.antigena, operator)
+        besides = Besides(*talk)
         self.collector = Collector(
             *({KEY.id: KEY}, self.store, self.index, self.clock, self.pair.sha256), besides=besides, **options
         )
@@ -319,6 +328,7 @@ class Running:
         self.store.close()
         self.index.close()
         self.book_file.close()
+        self.trail.close()
         self.listener.close()
 
     def send(self, sequence: int = 0, body: bytes | None = None, **parts: Any) -> Answer:
