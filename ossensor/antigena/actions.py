@@ -46,6 +46,11 @@ _SHOWN_CHARACTERS: Final = 80
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 
 
+def id_ok(text: str) -> bool:
+    """True for what an order may be called, and so for what may stand in a path."""
+    return _ID.fullmatch(text) is not None
+
+
 class ActionError(TheirsError):
     """An order that cannot be enforced. Carries every fault found, one line each."""
 

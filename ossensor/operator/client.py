@@ -1,0 +1,130 @@
+"""The operator's requests to a vSensor, over HTTPS. docs/protocol.md, "The operator".
+
+Invariant: the token goes to nobody whose certificate was not verified, by the file that was named or by the system's
+CAs. There is no way to do without.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import requests
+import requests.structures
+
+from ossensor import __version__
+from ossensor.antigena.token import Token
+from ossensor.errors import ConfigurationError, TheirsError
+from ossensor.transport.connection import Adapter, tls_context
+
+# As the sensor's: one round trip where it works at all; the reply may wait for the vSensor's disk.
+_CONNECT_TIMEOUT_S: Final = 5.0
+_REPLY_TIMEOUT_S: Final = 30.0
+_MAX_REPLY_BYTES: Final = 64 << 20  # a full book's list, with what a thousand sensors say of it
+
+
+class UnreachableError(TheirsError):
+    """No answer, or none of a vSensor's: the same request may succeed later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the vSensor said: the status, and the body's JSON object; an empty one where there is none."""
+
+    status: int
+    body: Mapping[str, Any]
+    retry_after: str = ""
+
+
+class Client:
+    """Asks one vSensor. Raises ConfigurationError for a URL or a CA file that cannot be used."""
+
+    def __init__(self, url: str, token: Token, ca_file: Path | None) -> None:
+        faults: list[str] = []
+        host, self._base = _origin(url, faults)
+        try:
+            self._context = tls_context("ca", None if ca_file is None else str(ca_file))
+        except OSError as e:  # ssl.SSLError is one
+            why = (e.reason if isinstance(e, ssl.SSLError) else e.strerror) or "not a certificate in PEM"
+            faults.append(f"--ca-file: {ca_file}: {why}")
+        if faults:
+            raise ConfigurationError(faults)
+        self._token = token
+        self._adapter = Adapter(host, self._context, lambda _socket: None)
+
+    def close(self) -> None:
+        self._adapter.close()
+
+    def ask(self, method: str, path: str, given: object = None) -> Answer:
+        """The answer to one request. Raises UnreachableError, or ConfigurationError for an untrusted certificate."""
+        request = requests.PreparedRequest()
+        request.method, request.url = method, self._base + path
+        request.headers = requests.structures.CaseInsensitiveDict(
+            {
+                "Authorization": self._token.header,
+                "User-Agent": f"ossensor/{__version__}",
+                "Accept-Encoding": "identity",
+            }
+        )
+        body = b"" if given is None else json.dumps(given).encode()
+        request.body = body
+        request.headers["Content-Length"] = str(len(body))
+        if body:
+            request.headers["Content-Type"] = "application/json"
+        try:
+            timeouts = (_CONNECT_TIMEOUT_S, _REPLY_TIMEOUT_S)
+            with self._adapter.send(request, stream=True, timeout=timeouts) as response:
+                content = response.raw.read(_MAX_REPLY_BYTES)
+        except requests.exceptions.SSLError as e:
+            if "CERTIFICATE_VERIFY_FAILED" in str(e):
+                why = "its certificate is not trusted; the vSensor's own is --ca-file STORE/tls/cert.pem"
+                raise ConfigurationError([f"{self._base}: {why}"]) from e
+            raise UnreachableError(f"{self._base}: no TLS: {_cause(e)}") from e
+        except (requests.RequestException, OSError) as e:
+            raise UnreachableError(f"{self._base}: {_cause(e)}") from e
+        except Exception as e:
+            # urllib3 lets a few of its own through while a body is read.
+            if not type(e).__module__.startswith(("urllib3", "http.client")):
+                raise
+            raise UnreachableError(f"{self._base}: {_cause(e)}") from e
+        return Answer(response.status_code, _object(content), response.headers.get("Retry-After", ""))
+
+
+def _origin(url: str, faults: list[str]) -> tuple[str, str]:
+    """The host to verify, and the URL up to its path."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("")
+    bare = (parts.scheme, parts.path.strip("/"), parts.query, parts.fragment, parts.username) == (
+        "https",
+        "",
+        "",
+        "",
+        None,
+    )
+    if not host or not bare:
+        faults.append(f"--url: {url!r} is not https://HOST[:PORT]")
+        return "", ""
+    return host, f"https://[{host}]:{port or 443}" if ":" in host else f"https://{host}:{port or 443}"
+
+
+def _object(content: bytes) -> Mapping[str, Any]:
+    try:
+        given = json.loads(content or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return given if isinstance(given, dict) else {}
+
+
+def _cause(error: BaseException) -> str:
+    """What the operating system said, where requests and urllib3 wrap it in their own words."""
+    while error.__context__ is not None and not (isinstance(error, OSError) and error.strerror):
+        error = error.__context__
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
