@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from ossensor.transport.orders import Orders, Report
@@ -30,13 +32,19 @@ class Reported(NamedTuple):
 
 
 class Antigena:
-    """For one event loop."""
+    """For one event loop, which goes on while the disk is at it."""
 
     def __init__(self, file: BookFile, trail: Trail, clock: Callable[[], float]) -> None:
         self._file = file
         self._trail = trail
         self._clock = clock
+        # One, and of its own: what waits for the disk here keeps no batch from being opened.
+        self._thread = ThreadPoolExecutor(1, "antigena")
         self.reports: OrderedDict[str, Reported] = OrderedDict()  # by sensor, the latest heard of last
+
+    def close(self) -> None:
+        """Returns when what is under way is done. Book and trail are their owner's to close."""
+        self._thread.shutdown()
 
     async def exchange(self, sensor: str, report: Report) -> Orders:
         """Keeps the report. The orders for this sensor. Raises sqlite3.Error when the book cannot be brought up."""
@@ -46,7 +54,7 @@ class Antigena:
         if len(self.reports) > _REMEMBERED:
             self.reports.popitem(last=False)
         if news := differences(None if before is None else before.report, report):
-            await self._note("report", sensor=sensor, version=report.version, **news)
+            await self.note("report", sensor=sensor, version=report.version, **news)
         book = await self.current()
         return Orders(book.id, book.version, tuple(action.to_json() for action in book.for_sensor(sensor)))
 
@@ -56,11 +64,17 @@ class Antigena:
         if now_s < self._file.book.first_expiry_s:
             return self._file.book
         # Durable, too: a version that a sensor has seen must not come again, with other orders, after a crash.
-        before = self._file.book
-        after = await self.change(lambda book: book.expired(now_s))
-        if gone := sorted(before.orders.keys() - after.orders.keys()):
-            await self._note("expired", version=after.version, ids=gone)
-        return after
+        gone: list[str] = []
+
+        def without(book: Book) -> Book:
+            after = book.expired(now_s)
+            gone.extend(sorted(book.orders.keys() - after.orders.keys()))
+            return after
+
+        book = await self.change(without)
+        if gone:
+            await self.note("expired", version=book.version, ids=gone)
+        return book
 
     async def introduced(self, sensor: str, family: str) -> None:
         """Orders to a task family are this sensor's from now on, when it is of that family. Raises sqlite3.Error."""
@@ -68,11 +82,12 @@ class Antigena:
             await self.change(lambda book: book.introduced(sensor, family))
 
     async def change(self, edit: Callable[[Book], Book]) -> Book:
-        """As BookFile.change, `edit` in another thread; the loop goes on while the disk is at it."""
-        return await asyncio.to_thread(self._file.change, edit)
+        """As BookFile.change, `edit` in the other thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._file.change, edit)
 
-    async def _note(self, event: str, **members: Any) -> None:
-        await asyncio.to_thread(self._trail.note, event, **members)
+    async def note(self, event: str, **members: Any) -> None:
+        """As Trail.note."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, partial(self._trail.note, event, **members))
 
 
 def differences(before: Report | None, now: Report) -> dict[str, Any]:

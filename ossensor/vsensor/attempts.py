@@ -40,7 +40,10 @@ class Attempts:
 
 
 def _peer(address: str) -> str:
-    given: IPv4Address | IPv6Address = ip_address(address)
+    try:
+        given: IPv4Address | IPv6Address = ip_address(address)
+    except ValueError:  # a peer that is gone already has none
+        return address
     if isinstance(given, IPv6Address):
         if given.ipv4_mapped is not None:
             return str(given.ipv4_mapped)

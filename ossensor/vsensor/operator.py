@@ -32,6 +32,7 @@ from .trail import Trail, Who
 
 PATH: Final = "/v1/antigena/actions"
 MAX_REQUEST_BYTES: Final = 16 << 10  # an order is some hundred bytes, and 4 KiB with the longest reason
+_LENGTHS: Final = frozenset({"content-length", "transfer-encoding"})
 # Lines about wrong tokens, of all peers together: there are more addresses than disk.
 _REFUSALS_PER_S: Final = 1.0
 _REFUSALS_BURST: Final = 100
@@ -98,13 +99,13 @@ class OperatorDoor:
     async def _take(self, request: Request, act: Callable[[Who, Mapping[str, Any]], Awaitable[Response]]) -> Response:
         """The reply: to strangers nothing but that, to the operator what came of it."""
         head = web.head(request)
-        has_body = head.method == "POST"
         length = verify.content_bytes(head)
-        if length is None and has_body:
+        if length is None and (head.method == "POST" or any(name in _LENGTHS for name, _ in head.fields)):
             return web.closing(411)
-        if (length or 0) > MAX_REQUEST_BYTES:
+        length = length or 0
+        if length > MAX_REQUEST_BYTES:
             return web.closing(413)
-        body = Body(request.receive, length or 0)
+        body = Body(request.receive, length)
         try:
             reply = await self._answer(request, head, body, act)
             await body.discard()  # or the reply is lost, see Collector._take
@@ -121,7 +122,7 @@ class OperatorDoor:
     ) -> Response:
         """Raises GoneError when the body does not come."""
         peer = request.client.host if request.client is not None else ""
-        if (refusal := self._refusal(head, peer)) is not None:
+        if (refusal := await self._refusal(head, peer)) is not None:
             return refusal
         who = Who(self._token.id, peer)
         if head.method == "POST" and ("content-type", CONTROL_TYPE) not in head.fields:
@@ -130,14 +131,16 @@ class OperatorDoor:
         try:
             return await act(who, orderform.read_object(bytes(content)))
         except Refusal as e:
-            self._trail.note("refused", **who._asdict(), request=f"{head.method} {head.path}"[:256], faults=e.faults)
+            await self._antigena.note(
+                "refused", **who._asdict(), request=f"{head.method} {head.path}"[:256], faults=e.faults
+            )
             return _json(_STATUS.get(type(e), 422), {"faults": e.faults})
         except (sqlite3.Error, OSError) as e:
             why = e.strerror if isinstance(e, OSError) else str(e)
-            self._trail.note("failed", **who._asdict(), request=f"{head.method} {head.path}"[:256], why=why)
+            await self._antigena.note("failed", **who._asdict(), request=f"{head.method} {head.path}"[:256], why=why)
             return _json(507, {"faults": [f"the store does not take it: {why}"]})
 
-    def _refusal(self, head: verify.Head, peer: str) -> Response | None:
+    async def _refusal(self, head: verify.Head, peer: str) -> Response | None:
         """What a request without the token gets; None for one that has it."""
         now_s = self._clock()
         wait_s = self._attempts.wait_s(peer, now_s)
@@ -149,7 +152,7 @@ class OperatorDoor:
             return Response(status_code=429, headers={"Retry-After": str(math.ceil(wait_s))})
         self._attempts.failed(peer, now_s)
         if self._refusals.take(now_s):
-            self._trail.note(
+            await self._antigena.note(
                 "unauthorised", peer=peer, request=f"{head.method} {head.path}"[:256], left_out=self._omitted
             )
             self._teller.refused(peer, self._omitted)

@@ -86,7 +86,7 @@ class Book:
     id: str  # 32 hexadecimal digits
     version: int = 0
     orders: Mapping[str, Entry] = field(default_factory=dict)  # by the action's id
-    families: Mapping[str, str] = field(default_factory=dict)  # by sensor
+    families: Mapping[str, str] = field(default_factory=dict)  # by sensor; as many as the store has folders
 
     @cached_property
     def _by_target(self) -> Mapping[Target, tuple[Action, ...]]:

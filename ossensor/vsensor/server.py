@@ -131,9 +131,9 @@ def run(settings: Settings, listener: socket.socket, report: Report) -> int:
             closing(Index(layout.index, durable=settings.durable)) as index,
             closing(BookFile(layout.orders)) as orders,
             closing(Trail(layout.trail, clock)) as trail,
+            closing(Antigena(orders, trail, clock)) as antigena,
         ):
             introductions = Introductions(layout.root, report.introduced)
-            antigena = Antigena(orders, trail, clock)
             operator = None
             if settings.operator_token is not None:
                 teller = Teller(report.operated, report.operator_refused)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_vsensor_kit import NOW_S, STREAM, Answer, Running
 
-from ossensor.antigena.actions import Action, parse_action
+from ossensor.antigena.actions import MAX_ACTIONS, MAX_REASON_CHARACTERS, Action, parse_action
 from ossensor.transport.introduction import Introduction
 from ossensor.transport.orders import Orders, Report
 from ossensor.transport.protocol import (
+    MAX_ORDERS_BYTES,
     TAG_CONTROL,
     TAG_DATA,
     TAG_ORDER,
@@ -25,7 +25,7 @@ from ossensor.transport.protocol import (
 )
 from ossensor.transport.signing import Key
 from ossensor.vsensor.antigena import Reported
-from ossensor.vsensor.orderbook import EVERYBODY, Entry, Target
+from ossensor.vsensor.orderbook import EVERYBODY, Book, Entry, Target
 
 
 @pytest.fixture
@@ -178,7 +178,25 @@ def test_a_book_that_the_disk_does_not_take_is_a_signed_refusal(
     assert server.book_file.book.orders == {"a": Entry(EVERYBODY, placed)}
 
 
+def test_as_many_of_the_longest_orders_as_are_allowed_fit_into_a_reply(server: Running) -> None:
+    ends = {
+        "source": {"network": f"{'fedc:' * 7}fedc", "port": 65535},
+        "destination": {"network": f"{'abcd:' * 7}abcd"},
+    }
+
+    def fill(book: Book) -> Book:
+        for n in range(MAX_ACTIONS):
+            longest = action(f"{n:064}", reason="\U0001f512" * MAX_REASON_CHARACTERS, **ends)
+            book = book.placed(Entry(EVERYBODY, longest), NOW_S)
+        return book
+
+    server.book_file.change(fill)
+    answer = server.wire.send(server.signer.report())
+
+    assert (len(orders(answer)[1]), len(answer.body) <= MAX_ORDERS_BYTES) == (MAX_ACTIONS, True)
+
+
 def test_a_vsensor_without_a_book_orders_nothing(server: Running) -> None:
     server.collector._antigena = None
 
-    assert Orders.parse(server.wire.send(server.signer.report()).body) == replace(Orders(), actions=())
+    assert Orders.parse(server.wire.send(server.signer.report()).body) == Orders()

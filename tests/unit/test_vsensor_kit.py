@@ -327,6 +327,7 @@ class Running:
         self._thread.join()
         self.store.close()
         self.index.close()
+        self.antigena.close()
         self.book_file.close()
         self.trail.close()
         self.listener.close()

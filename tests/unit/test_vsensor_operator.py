@@ -361,6 +361,10 @@ def test_a_body_of_another_kind_or_size_is_not_read(
     assert operator.ask("POST", raw=raw, **fields)[0] == status
 
 
+def test_a_list_has_no_body_without_a_length(operator: Operator) -> None:
+    assert operator.ask("GET", raw=b"0\r\n\r\n", **{"Transfer-Encoding": "chunked"})[0] == 411
+
+
 # -- the disk ---------------------------------------------------------------------------------------------------------
 
 
