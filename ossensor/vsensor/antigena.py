@@ -20,8 +20,10 @@ from .bookfile import BookFile
 from .orderbook import Book
 from .trail import Trail
 
-# Sensors come and go, each Fargate task is one. A report has at most a megabyte, and usually less than a kilobyte.
+# Sensors come and go, each Fargate task is one. A report is usually some hundred bytes, but may have a megabyte, and as
+# objects take 4 to 18 times that [M]: whoever has a sensor's key must not fill our memory with names that he makes up.
 _REMEMBERED: Final = 4096
+_REMEMBERED_BYTES: Final = 16 << 20
 
 
 class Reported(NamedTuple):
@@ -29,6 +31,7 @@ class Reported(NamedTuple):
 
     report: Report
     time_s: int
+    size_bytes: int = 0
 
 
 class Antigena:
@@ -41,22 +44,34 @@ class Antigena:
         # One, and of its own: what waits for the disk here keeps no batch from being opened.
         self._thread = ThreadPoolExecutor(1, "antigena")
         self.reports: OrderedDict[str, Reported] = OrderedDict()  # by sensor, the latest heard of last
+        self._held_bytes = 0
 
     def close(self) -> None:
         """Returns when what is under way is done. Book and trail are their owner's to close."""
         self._thread.shutdown()
 
-    async def exchange(self, sensor: str, report: Report) -> Orders:
-        """Keeps the report. The orders for this sensor. Raises sqlite3.Error when the book cannot be brought up."""
+    async def exchange(self, sensor: str, content: bytes) -> Orders:
+        """Keeps the report in `content`. The orders for this sensor.
+
+        Raises MalformedError for no report, sqlite3.Error when the book cannot be brought up to date.
+        """
+        report = Report.parse(content)
         before = self.reports.get(sensor)
-        self.reports[sensor] = Reported(report, int(self._clock()))
-        self.reports.move_to_end(sensor)
-        if len(self.reports) > _REMEMBERED:
-            self.reports.popitem(last=False)
+        self._keep(sensor, Reported(report, int(self._clock()), len(content)))
         if news := differences(None if before is None else before.report, report):
             await self.note("report", sensor=sensor, version=report.version, **news)
         book = await self.current()
         return Orders(book.id, book.version, tuple(action.to_json() for action in book.for_sensor(sensor)))
+
+    def _keep(self, sensor: str, reported: Reported) -> None:
+        """The others that fit beside it, the latest heard of, stay."""
+        if (before := self.reports.pop(sensor, None)) is not None:
+            self._held_bytes -= before.size_bytes
+        self.reports[sensor] = reported
+        self._held_bytes += reported.size_bytes
+        while len(self.reports) > _REMEMBERED or self._held_bytes > _REMEMBERED_BYTES:
+            _, forgotten = self.reports.popitem(last=False)
+            self._held_bytes -= forgotten.size_bytes
 
     async def current(self) -> Book:
         """The book less what has expired by now. Raises sqlite3.Error."""

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ossensor.transport.introduction import Introduction
-from ossensor.transport.orders import Orders, Report
+from ossensor.transport.orders import Orders
 from ossensor.transport.protocol import (
     FIELD_CERTIFICATE,
     FIELD_OUTCOME,
@@ -199,9 +199,7 @@ class Collector:
 
     async def _order_about(self, head: verify.Head, body: Body) -> Response:
         async def exchange(sensor: str, content: bytes) -> bytes:
-            report = Report.parse(content)
-            orders = Orders() if self._antigena is None else await self._antigena.exchange(sensor, report)
-            return orders.body
+            return (Orders() if self._antigena is None else await self._antigena.exchange(sensor, content)).body
 
         return await self._control(head, body, _Matter(TAG_ORDER, TAG_ORDER_REPLY, exchange))
 

@@ -8,6 +8,7 @@ This is not the sensors' protocol: replies are not signed, the operator knows th
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import sqlite3
@@ -32,6 +33,7 @@ from .trail import Trail, Who
 
 PATH: Final = "/v1/antigena/actions"
 MAX_REQUEST_BYTES: Final = 16 << 10  # an order is some hundred bytes, and 4 KiB with the longest reason
+_SHOWN_CHARACTERS: Final = 256  # of a path, in the trail: ours have less than half
 _LENGTHS: Final = frozenset({"content-length", "transfer-encoding"})
 # Lines about wrong tokens, of all peers together: there are more addresses than disk.
 _REFUSALS_PER_S: Final = 1.0
@@ -68,8 +70,9 @@ class OperatorDoor:
 
     async def list(self, request: Request) -> Response:
         async def act(_who: Who, _given: Mapping[str, Any]) -> Response:
-            book = await self._antigena.current()
-            return _json(200, orderform.listing(book, self._antigena.reports, self._clock()))
+            book, reports, now_s = await self._antigena.current(), dict(self._antigena.reports), self._clock()
+            # Megabytes, when there are many: the loop has sensors to answer.
+            return await asyncio.to_thread(lambda: _json(200, orderform.listing(book, reports, now_s)))
 
         return await self._take(request, act)
 
@@ -131,13 +134,11 @@ class OperatorDoor:
         try:
             return await act(who, orderform.read_object(bytes(content)))
         except Refusal as e:
-            await self._antigena.note(
-                "refused", **who._asdict(), request=f"{head.method} {head.path}"[:256], faults=e.faults
-            )
+            await self._antigena.note("refused", **who._asdict(), request=_request(head), faults=e.faults)
             return _json(_STATUS.get(type(e), 422), {"faults": e.faults})
         except (sqlite3.Error, OSError) as e:
             why = e.strerror if isinstance(e, OSError) else str(e)
-            await self._antigena.note("failed", **who._asdict(), request=f"{head.method} {head.path}"[:256], why=why)
+            await self._antigena.note("failed", **who._asdict(), request=_request(head), why=why)
             return _json(507, {"faults": [f"the store does not take it: {why}"]})
 
     async def _refusal(self, head: verify.Head, peer: str) -> Response | None:
@@ -152,11 +153,9 @@ class OperatorDoor:
             return Response(status_code=429, headers={"Retry-After": str(math.ceil(wait_s))})
         self._attempts.failed(peer, now_s)
         if self._refusals.take(now_s):
-            await self._antigena.note(
-                "unauthorised", peer=peer, request=f"{head.method} {head.path}"[:256], left_out=self._omitted
-            )
-            self._teller.refused(peer, self._omitted)
-            self._omitted = 0
+            left_out, self._omitted = self._omitted, 0
+            await self._antigena.note("unauthorised", peer=peer, request=_request(head), left_out=left_out)
+            self._teller.refused(peer, left_out)
         else:
             self._omitted += 1
         return Response(status_code=401, headers={"WWW-Authenticate": "Bearer"})
@@ -179,6 +178,10 @@ class OperatorDoor:
 
 
 _STATUS: Final[Mapping[type[Refusal], int]] = {UnknownError: 404, ConflictError: 409}
+
+
+def _request(head: verify.Head) -> str:
+    return f"{head.method} {head.path}"[:_SHOWN_CHARACTERS]
 
 
 def _json(status: int, content: object) -> Response:

@@ -95,7 +95,8 @@ def written(entry: Entry) -> dict[str, Any]:
 def listing(book: Book, reports: Mapping[str, Reported], now_s: float) -> dict[str, Any]:
     """All that is in force or will be, what each sensor said became of it, and which sensors there are."""
     mentions: dict[str, dict[str, Any]] = {}
-    for sensor, (report, _) in reports.items():
+    for sensor, reported in reports.items():
+        report = reported.report
         if report.book == book.id:
             for name in report.actions.keys() | report.refused.keys():
                 mentions.setdefault(name, {})[sensor] = _mention(report, name)
@@ -105,12 +106,12 @@ def listing(book: Book, reports: Mapping[str, Reported], now_s: float) -> dict[s
     ]
     sensors = {
         sensor: {
-            "mode": report.mode,
-            "heard_s": time_s,
-            "current": (report.book, report.version) == (book.id, book.version),
-            "trouble": report.trouble,
+            "mode": reported.report.mode,
+            "heard_s": reported.time_s,
+            "current": (reported.report.book, reported.report.version) == (book.id, book.version),
+            "trouble": reported.report.trouble,
         }
-        for sensor, (report, time_s) in reports.items()
+        for sensor, reported in reports.items()
     }
     return {"book": book.id, "version": book.version, "time_s": int(now_s), "orders": orders, "sensors": sensors}
 

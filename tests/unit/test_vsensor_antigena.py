@@ -24,6 +24,7 @@ from ossensor.transport.protocol import (
     registration_path,
 )
 from ossensor.transport.signing import Key
+from ossensor.vsensor import antigena
 from ossensor.vsensor.antigena import Reported
 from ossensor.vsensor.orderbook import EVERYBODY, Book, Entry, Target
 
@@ -67,7 +68,7 @@ def test_a_sensor_is_told_the_book_and_its_orders_and_the_latest_report_is_kept(
 
     assert orders(answer) == (3, list(placed))
     assert Orders.parse(answer.body).book == server.book_file.book.id
-    assert dict(server.antigena.reports) == {"sensor-1": Reported(report, NOW_S)}
+    assert dict(server.antigena.reports) == {"sensor-1": Reported(report, NOW_S, len(report.body))}
     assert answer.fields["ossensor-time"] == str(NOW_S)
 
 
@@ -176,6 +177,21 @@ def test_a_book_that_the_disk_does_not_take_is_a_signed_refusal(
 
     assert server.wire.send(server.signer.report(created_s=created_s)).outcome is Outcome.STORE_FAILED
     assert server.book_file.book.orders == {"a": Entry(EVERYBODY, placed)}
+
+
+def test_reports_are_remembered_within_a_budget_the_latest_first(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(Report("enforce").body)
+    monkeypatch.setattr(antigena, "_REMEMBERED_BYTES", 2 * size)
+    for sensor in ("one", "two", "one", "three"):
+        server.wire.send(server.signer.report(sensor=sensor))
+    by_size = list(server.antigena.reports)
+    monkeypatch.setattr(antigena, "_REMEMBERED", 1)
+    server.wire.send(server.signer.report(sensor="four"))
+
+    assert (by_size, list(server.antigena.reports)) == (["one", "three"], ["four"])
+    assert server.antigena._held_bytes == size
 
 
 def test_as_many_of_the_longest_orders_as_are_allowed_fit_into_a_reply(server: Running) -> None:

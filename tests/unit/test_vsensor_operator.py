@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import sqlite3
 import ssl
 import stat
 from collections.abc import Iterator
@@ -380,3 +381,17 @@ def test_an_order_that_the_trail_does_not_take_is_not_in_force(
 
     assert operator.order(BLOCK)[1]["version"] == 1
     assert [(line["event"], line.get("lost_before")) for line in trail(server)] == [("order", 1)]
+
+
+def test_an_order_that_the_book_does_not_take_is_not_in_force_and_the_trail_says_so(
+    server: Running, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(server.book_file, "_commit", full)
+
+    assert operator.order(BLOCK) == (507, {"faults": ["the store does not take it: database or disk is full"]})
+    assert operator.ask("GET")[1]["orders"] == []
+    assert [line["event"] for line in trail(server)] == ["order", "failed"]
+    assert server.told == []
