@@ -28,7 +28,7 @@ from . import orderform, verify, web
 from .antigena import Antigena
 from .attempts import Attempts
 from .body import Body, GoneError
-from .orderbook import Book, ConflictError, Entry, Refusal, UnknownError
+from .orderbook import Book, ConflictError, Entry, RejectedError, UnknownError
 from .trail import Trail, Who
 
 PATH: Final = "/v1/antigena/actions"
@@ -133,7 +133,7 @@ class OperatorDoor:
         content, _ = await body.read()
         try:
             return await act(who, orderform.read_object(bytes(content)))
-        except Refusal as e:
+        except RejectedError as e:
             await self._antigena.note("refused", **who._asdict(), request=_request(head), faults=e.faults)
             return _json(_STATUS.get(type(e), 422), {"faults": e.faults})
         except (sqlite3.Error, OSError) as e:
@@ -161,7 +161,7 @@ class OperatorDoor:
         return Response(status_code=401, headers={"WWW-Authenticate": "Bearer"})
 
     async def _change(self, who: Who, what: str, name: str, edit: Callable[[Book], Book]) -> Response:
-        """Raises Refusal, sqlite3.Error or OSError: then the book is as it was."""
+        """Raises RejectedError, sqlite3.Error or OSError: then the book is as it was."""
         await self._antigena.current()  # what has ended cannot be extended
         entries: list[Entry] = []
 
@@ -177,7 +177,7 @@ class OperatorDoor:
         return _json(201 if what == "order" else 200, {"version": book.version, **orderform.written(entries[0])})
 
 
-_STATUS: Final[Mapping[type[Refusal], int]] = {UnknownError: 404, ConflictError: 409}
+_STATUS: Final[Mapping[type[RejectedError], int]] = {UnknownError: 404, ConflictError: 409}
 
 
 def _request(head: verify.Head) -> str:

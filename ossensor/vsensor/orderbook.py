@@ -27,7 +27,7 @@ MAX_ORDERS: Final = 8192
 _FAMILY_CHARACTERS_MAX: Final = 255  # of an ECS task definition's family
 
 
-class Refusal(TheirsError):  # noqa: N818  what it is, as the docs call it
+class RejectedError(TheirsError):
     """An order that this book does not take. Carries every fault found, one line each."""
 
     def __init__(self, *faults: str) -> None:
@@ -35,11 +35,11 @@ class Refusal(TheirsError):  # noqa: N818  what it is, as the docs call it
         self.faults = list(faults)
 
 
-class ConflictError(Refusal):
+class ConflictError(RejectedError):
     """It would be good in another book: there is no room, or the id is taken."""
 
 
-class UnknownError(Refusal):
+class UnknownError(RejectedError):
     """No order in force has this id."""
 
 
@@ -54,19 +54,19 @@ class Target(NamedTuple):
 
     @classmethod
     def parse(cls, given: object) -> Target:
-        """The target that a decoded JSON object of exactly one member describes. Raises Refusal."""
+        """The target that a decoded JSON object of exactly one member describes. Raises RejectedError."""
         match given:
             case {"all": True, **rest} if not rest:
                 return cls("all")
             case {"sensor": str(name), **rest} if not rest:
                 if sensor_name_ok(name) and name not in RESERVED_SENSORS:
                     return cls("sensor", name)
-                raise Refusal("target.sensor: not a sensor's name")
+                raise RejectedError("target.sensor: not a sensor's name")
             case {"family": str(name), **rest} if not rest:
                 if 0 < len(name) <= _FAMILY_CHARACTERS_MAX and name.isprintable():
                     return cls("family", name)
-                raise Refusal(f"target.family: not a printable name of 1 to {_FAMILY_CHARACTERS_MAX} characters")
-        raise Refusal('target: not one of {"sensor": NAME}, {"family": NAME}, {"all": true}')
+                raise RejectedError(f"target.family: not a printable name of 1 to {_FAMILY_CHARACTERS_MAX} characters")
+        raise RejectedError('target: not one of {"sensor": NAME}, {"family": NAME}, {"all": true}')
 
 
 EVERYBODY: Final = Target("all")
@@ -107,12 +107,12 @@ class Book:
         return own + (self._by_target.get(Target("family", family), ()) if family else ()) + all_
 
     def placed(self, order: Entry, now_s: float) -> Book:
-        """With this order. Raises Refusal for one of another time, ConflictError for one too many."""
+        """With this order. Raises RejectedError for one of another time, ConflictError for one too many."""
         action = order.action
         if action.id in self.orders:
             raise ConflictError(f"id: {action.id} is in force already")
         if faults := _faults_in_time(action, now_s):
-            raise Refusal(*faults)
+            raise RejectedError(*faults)
         if len(self.orders) >= MAX_ORDERS:
             raise ConflictError(f"there are {MAX_ORDERS} orders in force already")
         orders = {**self.orders, action.id: order}
@@ -125,13 +125,13 @@ class Book:
         return self._next(orders={name: order for name, order in self.orders.items() if name != action_id})
 
     def extended(self, action_id: str, duration_s: int, now_s: float) -> Book:
-        """With this order holding so much longer than it did. Raises UnknownError or Refusal."""
+        """With this order holding so much longer than it did. Raises UnknownError or RejectedError."""
         target, action = self._find(action_id)
         expires_s = action.expires_s + duration_s
         # A length is bounded, the number of extensions is not; so what is long past of an order is forgotten.
         start_s = max(action.start_s, expires_s - MAX_DURATION_S)
         if duration_s < 1 or start_s > max(now_s, action.start_s):
-            raise Refusal(f"duration_s: it would end more than {MAX_DURATION_S} seconds from now, or never begin")
+            raise RejectedError(f"duration_s: it would end more than {MAX_DURATION_S} seconds from now, or never begin")
         action = replace(action, start_s=start_s, expires_s=expires_s)
         return self._next(orders={**self.orders, action_id: Entry(target, action)})
 

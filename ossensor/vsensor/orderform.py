@@ -10,31 +10,31 @@ from ossensor.antigena.actions import MAX_DURATION_S, ActionError, parse_action
 from ossensor.transport.orders import Report
 
 from .antigena import Reported
-from .orderbook import Book, Entry, Refusal, Target
+from .orderbook import Book, Entry, RejectedError, Target
 
 _MEMBERS: Final = ("target", "duration_s", "action")
 
 
 def read_object(body: bytes) -> Mapping[str, Any]:
-    """The JSON object in a body; one without members for an empty body. Raises Refusal."""
+    """The JSON object in a body; one without members for an empty body. Raises RejectedError."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         # Of a member given twice, programs take one or the other: an order must mean one thing.
         if len(dict(pairs)) < len(pairs):
-            raise Refusal("a member is given twice")
+            raise RejectedError("a member is given twice")
         return dict(pairs)
 
     try:
         given = json.loads(body or b"{}", object_pairs_hook=once)
     except (ValueError, RecursionError) as e:
-        raise Refusal("the body is no JSON") from e
+        raise RejectedError("the body is no JSON") from e
     if not isinstance(given, dict):
-        raise Refusal("the body is no JSON object")
+        raise RejectedError("the body is no JSON object")
     return given
 
 
 def read_order(given: Mapping[str, Any], now_s: int, new_id: Callable[[], str]) -> Entry:
-    """The order that is asked for. Raises Refusal with all that is wrong with it.
+    """The order that is asked for. Raises RejectedError with all that is wrong with it.
 
     Without `start_s` it begins now; it ends at `action.expires_s`, or `duration_s` after its start. Without an id, it
     gets `new_id`'s.
@@ -43,11 +43,11 @@ def read_order(given: Mapping[str, Any], now_s: int, new_id: Callable[[], str]) 
     target = Target("all")
     try:
         target = Target.parse(given.get("target"))
-    except Refusal as e:
+    except RejectedError as e:
         faults += e.faults
     action = given.get("action")
     if not isinstance(action, Mapping):
-        raise Refusal(*faults, "action: an order has one, which is an object")
+        raise RejectedError(*faults, "action: an order has one, which is an object")
     start_s = action.get("start_s", now_s)
     members = {"id": None, **action, "start_s": start_s}
     if "expires_s" not in members:
@@ -60,18 +60,18 @@ def read_order(given: Mapping[str, Any], now_s: int, new_id: Callable[[], str]) 
     try:
         made = parse_action(members)
     except ActionError as e:
-        raise Refusal(*faults, *e.faults) from e
+        raise RejectedError(*faults, *e.faults) from e
     if faults:
-        raise Refusal(*faults)
+        raise RejectedError(*faults)
     return Entry(target, made)
 
 
 def read_extension(given: Mapping[str, Any]) -> int:
-    """By how many seconds. Raises Refusal."""
+    """By how many seconds. Raises RejectedError."""
     faults = _strangers(given, ("duration_s",))
     duration_s = _duration(given, faults)
     if faults:
-        raise Refusal(*faults)
+        raise RejectedError(*faults)
     return duration_s
 
 

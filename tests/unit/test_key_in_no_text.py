@@ -12,6 +12,7 @@ import pytest
 from called_collector import head_of
 from test_vsensor_kit import NOW_S, Signer, posing
 
+from ossensor.antigena.token import Token
 from ossensor.errors import Exit
 from ossensor.settings import load
 from ossensor.transport.client import Client, Job, Proof, Result
@@ -57,6 +58,7 @@ def _loaded() -> object:
 
 HOLDERS: dict[str, Callable[[], object]] = {
     "key": lambda: KEY,
+    "operator's token": lambda: Token(SECRET.encode()),
     "settings, loaded": _loaded,
     "stamp": lambda: STAMP,
     "job": lambda: JOB,

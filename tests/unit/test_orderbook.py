@@ -26,7 +26,7 @@ from ossensor.vsensor.orderbook import (
     Book,
     ConflictError,
     Entry,
-    Refusal,
+    RejectedError,
     Target,
     UnknownError,
 )
@@ -72,7 +72,7 @@ def test_a_target_reads_back_as_it_was_written(given: object, target: Target) ->
     ],
 )  # fmt: skip
 def test_what_is_no_target_is_refused(given: object) -> None:
-    with pytest.raises(Refusal, match=r"^target"):
+    with pytest.raises(RejectedError, match=r"^target"):
         Target.parse(given)
 
 
@@ -107,7 +107,7 @@ def test_what_is_not_in_force_is_neither_cleared_nor_extended() -> None:
     ],
 )
 def test_an_order_of_another_time_is_refused(start_s: int, fault: str) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RejectedError) as refused:
         EMPTY.placed(entry("a", start_s=start_s), NOW_S)
 
     assert refused.value.faults == [fault]
@@ -115,7 +115,7 @@ def test_an_order_of_another_time_is_refused(start_s: int, fault: str) -> None:
 
 def test_an_order_is_extended_to_31_days_from_now_at_most_however_old_it_is() -> None:
     book, now_s = EMPTY.placed(entry("a", duration_s=MAX_DURATION_S), NOW_S), NOW_S + 1000
-    with pytest.raises(Refusal, match="duration_s"):
+    with pytest.raises(RejectedError, match="duration_s"):
         book.extended("a", 1001, now_s)
 
     action = book.extended("a", 1000, now_s).orders["a"].action
@@ -125,7 +125,7 @@ def test_an_order_is_extended_to_31_days_from_now_at_most_however_old_it_is() ->
 
 @pytest.mark.parametrize("duration_s", [0, -5])
 def test_an_extension_lengthens(duration_s: int) -> None:
-    with pytest.raises(Refusal):
+    with pytest.raises(RejectedError):
         EMPTY.placed(entry("a"), NOW_S).extended("a", duration_s, NOW_S)
 
 
