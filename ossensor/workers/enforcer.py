@@ -40,6 +40,8 @@ from .child import HEARTBEAT_S, Heartbeat, Signals
 
 log = logging.getLogger(__name__)
 
+# What cooked sockets show has no link layer, so no answer is framed for one.
+_NO_LINK: Final = bytes(6)
 # How old what is said to the vSensor may be, and how late the end of an order.
 _LOOK_S: Final = 0.5
 _STATS_EVERY_S: Final = 10.0
@@ -71,7 +73,7 @@ class Enforcer:
         with suppress(OSError, UnicodeDecodeError):
             resolvers = _RESOLVER_CONFIGURATION.read_text(encoding="utf-8")
         guards = Guards(protected=plan.protected, name_servers=name_servers(resolvers))
-        self._core = Core(self._empty_table(), guards, mode=plan.mode)
+        self._core = Core(self._empty_table(), guards, _NO_LINK, mode=plan.mode)
         self._texts = {"orders": Parts(), "surroundings": Parts()}
         self._interfaces: frozenset[str] | None = None  # None: not told yet, so nothing may be ended
         self._ahead_s = 0.0
@@ -181,7 +183,7 @@ class Enforcer:
                     for packet in self._core.process(seen.packet, LINKTYPE_RAW, self._vsensor_now_s(), ids):
                         self._send(packet, seen.interface)
 
-    def _send(self, outgoing: Outgoing, interface: str) -> None:
+    def _send(self, outgoing: Outgoing, interface: str = "") -> None:
         """By the host's routes, to the peer as to the application in this very network namespace.
 
         Not framed and put on the link that the cause came by: one socket sees all interfaces, whatever their links, and
@@ -189,7 +191,7 @@ class Enforcer:
         """
         address = outgoing.to.address
         try:
-            scope = socket.if_nametoindex(interface) if address.version == 6 and address.is_link_local else 0
+            scope = socket.if_nametoindex(interface) if interface and address.is_link_local else 0
             self._sockets.send(outgoing.packet, str(address), scope)
         except OSError as e:
             self._trouble("sending", f"a packet could not be sent to {address}: {e.strerror}")
@@ -197,7 +199,8 @@ class Enforcer:
     def _look(self) -> None:
         """What time alone changes: orders begin and end, silence proves something, a report is due."""
         now_s = self._vsensor_now_s()
-        self._core.judge(now_s)
+        for packet in self._core.judge(now_s):
+            self._send(packet)
         self._watch(self._core.table.in_force(now_s).actions)
         self._tell()
         next_change_s = self._core.table.next_change_s(now_s) - now_s
@@ -266,5 +269,6 @@ def _counts(tally: Tally) -> Counter[str]:
     """A tally as it is reported: by name, and without zeros."""
     counts = Counter(matched=tally.matched, closed=tally.closed, unconfirmed=tally.unconfirmed, withheld=tally.withheld)
     counts.update({f"sent_to_{side}": number for side, number in tally.sent.items()})
+    counts.update({f"asked_{side}": number for side, number in tally.asked.items()})
     counts.update({f"refused_{reason.value}": number for reason, number in tally.refused.items()})
     return +counts
