@@ -29,7 +29,11 @@ _MAX_REPLY_BYTES: Final = 64 << 20  # a full book's list, with what a thousand s
 
 
 class UnreachableError(TheirsError):
-    """No answer, or none of a vSensor's: the same request may succeed later."""
+    """No answer: the same request may succeed later. `sent`: this one may have been taken all the same."""
+
+    def __init__(self, why: str, *, sent: bool) -> None:
+        super().__init__(why)
+        self.sent = sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +59,14 @@ class Client:
         if faults:
             raise ConfigurationError(faults)
         self._token = token
-        self._adapter = Adapter(host, self._context, lambda _socket: None)
+        self._connected = False
+        self._adapter = Adapter(host, self._context, self._note_connected)
 
     def close(self) -> None:
         self._adapter.close()
+
+    def _note_connected(self, _socket: Any) -> None:
+        self._connected = True
 
     def ask(self, method: str, path: str, given: object = None) -> Answer:
         """The answer to one request. Raises UnreachableError, or ConfigurationError for an untrusted certificate."""
@@ -84,15 +92,18 @@ class Client:
             if "CERTIFICATE_VERIFY_FAILED" in str(e):
                 why = "its certificate is not trusted; the vSensor's own is --ca-file STORE/tls/cert.pem"
                 raise ConfigurationError([f"{self._base}: {why}"]) from e
-            raise UnreachableError(f"{self._base}: no TLS: {_cause(e)}") from e
+            raise self._unreachable(f"no TLS: {_cause(e)}") from e
         except (requests.RequestException, OSError) as e:
-            raise UnreachableError(f"{self._base}: {_cause(e)}") from e
+            raise self._unreachable(_cause(e)) from e
         except Exception as e:
             # urllib3 lets a few of its own through while a body is read.
             if not type(e).__module__.startswith(("urllib3", "http.client")):
                 raise
-            raise UnreachableError(f"{self._base}: {_cause(e)}") from e
+            raise self._unreachable(_cause(e)) from e
         return Answer(response.status_code, _object(content), response.headers.get("Retry-After", ""))
+
+    def _unreachable(self, why: str) -> UnreachableError:
+        return UnreachableError(f"{self._base}: {why}", sent=self._connected)
 
 
 def _origin(url: str, faults: list[str]) -> tuple[str, str]:

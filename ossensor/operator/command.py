@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     except ConfigurationError as e:
         return _failed(e.faults, Exit.CONFIGURATION)
     except UnreachableError as e:
-        doubt = f"; if it got there, the order is {given['action']['id']}" if args.order in _NEW else ""
+        doubt = f"; if it got there, the order is {given['action']['id']}" if e.sent and args.order in _NEW else ""
         return _failed([f"{e}{doubt}"], Exit.GAVE_UP)
     if answer.status not in {200, 201}:
         return _failed(*_refusal(answer.status, answer.body, answer.retry_after, _renamed(args.order)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,14 +168,37 @@ def test_an_order_that_the_vsensor_refuses_is_78_and_says_why(shell: Shell, word
     assert errors[0].startswith(f"antigena: {fault}")
 
 
-def test_a_vsensor_that_is_not_there_is_75_and_a_new_order_is_named(server: Running, shell: Shell) -> None:
+def test_a_vsensor_that_is_not_there_is_75(server: Running, shell: Shell) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         shell.url = f"https://127.0.0.1:{taken.getsockname()[1]}"
     code, output, errors = shell.type("block", "--src", "10.0.0.1", *WEB)
 
-    said = f"antigena: {shell.url}: Connection refused; if it got there, the order is a"
-    assert (code, output, errors) == (Exit.GAVE_UP, [], [said])
+    assert (code, output, errors) == (Exit.GAVE_UP, [], [f"antigena: {shell.url}: Connection refused"])
     assert server.book_file.book.version == 0
+
+
+def test_an_order_that_may_have_got_there_without_an_answer_is_named(server: Running, shell: Shell) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server.pair.certificate, server.pair.key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        shell.url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        heard = b""
+
+        def hang_up() -> None:
+            nonlocal heard
+            with listener.accept()[0] as raw, context.wrap_socket(raw, server_side=True) as connection:
+                while b"\r\n\r\n" not in heard:
+                    heard += connection.recv(65536)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        code, output, errors = shell.type("block", "--src", "10.0.0.1", *WEB)
+        thread.join()
+
+    assert (code, output, len(errors)) == (Exit.GAVE_UP, [], 1)
+    assert errors[0].startswith(f"antigena: {shell.url}: ")
+    assert errors[0].endswith("; if it got there, the order is a")
+    assert heard.startswith(b"POST /v1/antigena/actions HTTP/1.1\r\n")
 
 
 def test_what_speaks_no_tls_or_hangs_up_is_75(shell: Shell) -> None:
