@@ -38,9 +38,9 @@ STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 class Enforcing:
     """harness.enforce beside the local program, in its namespace."""
 
-    def __init__(self, namespace: Namespace, interface: str) -> None:
+    def __init__(self, namespace: Namespace, interface: str, how: str = "link") -> None:
         confined = ["setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all", "--no-new-privs", "--"]
-        argv = namespace.inside(*confined, sys.executable, "-m", "harness.enforce", interface)
+        argv = namespace.inside(*confined, sys.executable, "-m", "harness.enforce", interface, how)
         self._process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
@@ -118,8 +118,8 @@ def long_wire() -> Iterator[Hosts]:
 
 
 @pytest.fixture
-def enforcing(hosts: Hosts) -> Iterator[Enforcing]:
-    with Enforcing(hosts.sensor, "eth0") as one:
+def enforcing(hosts: Hosts, request: pytest.FixtureRequest) -> Iterator[Enforcing]:
+    with Enforcing(hosts.sensor, "eth0", getattr(request, "param", "link")) as one:
         yield one
 
 
@@ -176,6 +176,8 @@ def close(pairs: list[Pair]) -> None:
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 # Who opens; who speaks first after the order.
 WAYS = pytest.mark.parametrize("outward", [True, False], ids=["outward", "inward"])
+# How the remote end is sent its packets; the local one is by a raw socket always.
+BOTH = pytest.mark.parametrize("enforcing", ["link", "raw"], indirect=True)
 SPEAKERS = pytest.mark.parametrize("speaker", ["opener", "acceptor"])
 
 
@@ -187,6 +189,7 @@ def ways(hosts: Hosts, family: int, *, outward: bool) -> tuple[Namespace, str, N
 @FAMILIES
 @WAYS
 @SPEAKERS
+@BOTH
 def test_both_ends_are_reset_and_neighbours_that_differ_in_one_port_lose_nothing(
     hosts: Hosts, enforcing: Enforcing, family: int, speaker: str, *, outward: bool
 ) -> None:
@@ -212,6 +215,7 @@ def test_both_ends_are_reset_and_neighbours_that_differ_in_one_port_lose_nothing
 
 
 @FAMILIES
+@BOTH
 def test_a_thousand_of_a_thousand_connections_are_reset_at_both_ends(
     hosts: Hosts, enforcing: Enforcing, family: int
 ) -> None:
@@ -234,6 +238,7 @@ def test_a_thousand_of_a_thousand_connections_are_reset_at_both_ends(
 
 
 @FAMILIES
+@BOTH
 def test_a_connection_is_reported_closed_once_its_silence_proves_it(
     hosts: Hosts, enforcing: Enforcing, family: int
 ) -> None:
@@ -346,6 +351,7 @@ def test_a_quarantine_of_one_direction_leaves_the_other_alone(hosts: Hosts, enfo
 
 @FAMILIES
 @SPEAKERS
+@BOTH
 def test_both_programs_see_datagrams_refused_and_the_next_port_is_untouched(
     hosts: Hosts, enforcing: Enforcing, family: int, speaker: str
 ) -> None:

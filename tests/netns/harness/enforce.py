@@ -1,7 +1,8 @@
 """The least that a worker must do around the enforcer: handles, filters and raw sockets.
 
-    python -m harness.enforce INTERFACE
+    python -m harness.enforce INTERFACE link|raw
 
+With `raw`, nothing is put on the link itself, as in workers/enforcer.py.
 Takes a line of JSON at a time: a list of orders to enforce from now on, answered by `applied`, or `"report"`, answered
 by the tallies since the last. It runs with CAP_NET_RAW alone, and says so when it has more.
 """
@@ -75,12 +76,12 @@ def captured(handle: pcap.pcap) -> list[bytes]:
 class Worker:
     """One interface's handles and their enforcer."""
 
-    def __init__(self, interface: str) -> None:
+    def __init__(self, interface: str, how: str) -> None:
         self._interface = interface
         mac = Path(f"/sys/class/net/{interface}/address").read_text().replace(":", "")
         self._guards = Guards()
         self._table = Table(self._guards.objection)
-        self._enforcer = Enforcer(self._table, self._guards, bytes.fromhex(mac))
+        self._enforcer = Enforcer(self._table, self._guards, bytes.fromhex(mac) if how == "link" else None)
         self._sockets = Sockets()
         self.handles = reopened(interface, (), self._guards)
 
@@ -104,7 +105,7 @@ class Worker:
 
 def main() -> None:
     check_privilege()
-    worker = Worker(sys.argv[1])
+    worker = Worker(*sys.argv[1:])
     print("ready", flush=True)
     while True:
         readable = select.select([sys.stdin, *(handle.fileno() for handle, _ in worker.handles)], [], [])[0]
