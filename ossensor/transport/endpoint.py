@@ -182,7 +182,7 @@ class Endpoint:
 
     def concurrency(self, most: int) -> int:
         """Requests that may be under way: one after a failure, until it is answered, then all."""
-        if self._state is not State.OPEN or self.direct.holding:
+        if not self.is_open:
             return 0
         return 1 if self._failures else most
 
@@ -223,7 +223,8 @@ class Endpoint:
 
     @property
     def is_open(self) -> bool:
-        return self._state is State.OPEN
+        """Whether anything may be said here now: whom to, the first attempt at a direct address decides."""
+        return self._state is State.OPEN and not self.direct.holding
 
     @property
     def reachable(self) -> bool:

@@ -175,9 +175,9 @@ def test_the_deliveries_wait_for_the_first_attempt_and_for_no_later_one() -> Non
     e = at_name()
     assert e.concurrency(4) == 4
     e.told(HERE, 0.0)
-    assert e.concurrency(4) == 0
+    assert (e.concurrency(4), e.is_open) == (0, False)
     guard(e.direct)
-    assert e.concurrency(4) == 0
+    assert (e.concurrency(4), e.is_open) == (0, False)
     scout(e.direct, ok=False)
     assert (e.concurrency(4), e.reachable) == (4, True)
     guard(e.direct, 1.0)
