@@ -74,7 +74,7 @@ def test_only_a_proof_opens_and_only_a_guarded_address_may_be_asked_for_one() ->
             (State.PROVING, Event.FAILED),
             (State.OPEN, Event.AGED),
             (State.OPEN, Event.FAILED),
-            # to a direct address, which has a guard of its own: test_direct_address.py
+            # to a direct address, which has a guard of its own: test_direct.py
             (State.OPEN, Event.DIVERTED),
             (State.WAITING, Event.DIVERTED),
         },
