@@ -61,9 +61,7 @@ class Scheduler:
     @property
     def due_s(self) -> float | None:
         """When the next exchange is to begin; None while one is under way, or nobody is there to be asked."""
-        endpoint = self._route.endpoint
-        # Whom to ask, the first attempt at a direct address decides.
-        return None if self._asked or not endpoint.is_open or endpoint.direct.holding else self._pace.due_s
+        return None if self._asked or not self._route.endpoint.is_open else self._pace.due_s
 
     def attend(self, now_s: float) -> None:
         """Begins an exchange that is due, where there is a way to the vSensor."""
