@@ -1,0 +1,268 @@
+"""From the operator's command to the end of a connection: `ossensor antigena`, vSensor, sensor, all of them real."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from harness import proc
+from harness.connections import Pair, connected
+from harness.namespaces import address, wire
+from harness.programs import OSSENSOR, Sensor, VSensor, environment
+from harness.world import PORT, SENSOR_NAME, World
+
+pytestmark = [pytest.mark.netns, pytest.mark.slow]
+
+HERE: Final = {4: "10.7.0.1", 6: "fd07::1"}  # the sensor's end of cap0, where the application is
+THERE: Final = {4: "10.7.0.2", 6: "fd07::2"}
+PERIOD_S: Final = 2
+ENFORCER: Final = "oss-antigena"
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+WAYS = pytest.mark.parametrize("outward", [True, False], ids=["outward", "inward"])
+
+
+class Site:
+    """An application in the sensor's namespace, whom it talks to, and an operator beside the vSensor."""
+
+    def __init__(self, world: World, certificate: Path) -> None:
+        self.world = world
+        self._certificate = certificate
+        self._token = world.folder / "token"
+        self._token.touch(0o600)
+        self._token.write_text(secrets.token_urlsafe(32))
+        wire(world.sensor, "cap0", world.generator, "cap0")
+        address(world.sensor, "cap0", f"{HERE[4]}/24", f"{HERE[6]}/64")
+        address(world.generator, "cap0", f"{THERE[4]}/24", f"{THERE[6]}/64")
+
+    def vsensor(self) -> VSensor:
+        return self.world.start_vsensor(options=("--operator-token-file", str(self._token)))
+
+    def sensor(self, **changes: str) -> Sensor:
+        more = {"ANTIGENA_TIME_PERIOD": str(PERIOD_S), "OSSENSOR_DEBUG": "3", **changes}
+        return self.world.start_sensor("cap0", changes=more)
+
+    def operator(self, *argv: str) -> dict[str, Any]:
+        """What `ossensor antigena` answered."""
+        url = f"https://10.9.0.2:{PORT}"
+        where = ("--url", url, "--token-file", self._token, "--ca-file", self._certificate, "--json")
+        said = self.world.collector.run(OSSENSOR, "antigena", *argv, *where, env=environment({}))
+        answer: dict[str, Any] = json.loads(said)
+        return answer
+
+    def block(self, *sides: str, seconds: int = 600, name: str = "one") -> None:
+        self.operator("block", *sides, "--duration", str(seconds), "--reason", "a test", "--id", name, "--all")
+
+    def orders(self) -> dict[str, Any]:
+        """The operator's list, by id."""
+        return {one["action"]["id"]: one for one in self.operator("list")["orders"]}
+
+    def said(self, name: str = "one") -> dict[str, Any]:
+        """What the sensor has told of the order."""
+        return dict(self.orders()[name]["sensors"].get(SENSOR_NAME, {}))
+
+    def counts(self) -> dict[str, int]:
+        return dict(self.said().get("counts", {}))
+
+    def pairs(self, family: int = 4, count: int = 1, *, outward: bool = True) -> list[Pair]:
+        ends = (self.world.sensor, HERE[family], self.world.generator, THERE[family])
+        return connected(*(ends if outward else (*ends[2:], *ends[:2])), count)
+
+
+@pytest.fixture
+def site(tmp_path: Path, certificate: tuple[Path, Path]) -> Iterator[Site]:
+    with World(tmp_path, certificate, ipv6=True) as world:
+        yield Site(world, certificate[0])
+
+
+def side(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def exactly(pair: Pair) -> tuple[str, ...]:
+    return ("--src", side(pair.opener), "--dst", side(pair.acceptor), "--protocol", "tcp")
+
+
+@FAMILIES
+@WAYS
+def test_a_block_ends_its_connection_at_both_ends_and_no_other(site: Site, family: int, *, outward: bool) -> None:
+    site.vsensor()
+    site.sensor()
+    pairs = site.pairs(family, 21, outward=outward)
+    blocked, neighbours = pairs[10], pairs[:10] + pairs[11:]
+    assert all(pair.exchange() for pair in pairs)
+
+    ordered_s = time.monotonic()
+    site.block(*exactly(blocked))
+    rounds = 0
+    try:
+        while time.monotonic() < ordered_s + 30:
+            blocked.opener.sendall(b"x")
+            rounds += all(pair.exchange(b"y" * 100) for pair in neighbours)
+            time.sleep(0.005)
+    except ConnectionError:
+        pass
+    took_s = time.monotonic() - ordered_s
+    print(
+        f"{took_s:.2f} s from the command to the reset, of {PERIOD_S} + 1; {rounds} rounds of 20 neighbours meanwhile"
+    )
+
+    assert blocked.ends()[1] == "ECONNRESET"
+    assert took_s <= PERIOD_S + 1
+    assert [pair.exchange() for pair in neighbours for _ in range(10)] == [True] * 200
+    proc.eventually("it is reported closed", lambda: site.counts().get("closed") == 1, timeout_s=20)
+    assert site.counts()["matched"] == 1
+    for pair in pairs:
+        pair.close()
+
+
+def test_in_mode_observe_nothing_happens_and_is_reported(site: Site) -> None:
+    site.vsensor()
+    sensor = site.sensor(OSSENSOR_ANTIGENA_MODE="observe")
+    (pair,) = site.pairs()
+    site.block(*exactly(pair))
+    sensor.wait_for("orders in force", ids="['one']")
+
+    assert [pair.exchange() for _ in range(20)] == [True] * 20
+    proc.eventually("it is reported", lambda: site.counts().get("withheld", 0) > 0, timeout_s=20)
+    assert {name for name in site.counts() if name.startswith("sent")} == set()
+    told = json.loads((site.world.store / SENSOR_NAME / "introduction.json").read_text())
+    assert told["antigena"] == "observe"
+    pair.close()
+
+
+def test_with_antigena_off_no_order_is_asked_for_and_none_is_enforced(site: Site) -> None:
+    site.vsensor()
+    (pair,) = site.pairs()
+    site.block(*exactly(pair))
+    sensor = site.sensor(ANTIGENA_ENABLED="false")
+    introduction = site.world.store / SENSOR_NAME / "introduction.json"
+    proc.eventually("it has introduced itself", introduction.exists)
+    time.sleep(2 * PERIOD_S)  # in which it would have asked twice
+
+    assert pair.exchange()
+    assert sensor.named(ENFORCER) == []
+    assert json.loads(introduction.read_text())["antigena"] == "off"
+    assert site.said() == {}
+    pair.close()
+
+
+def _kill_all_of(vsensor: VSensor) -> None:
+    """The keeper first, or it would start another server."""
+    for pid in proc.tree(vsensor.pid):
+        os.kill(pid, signal.SIGKILL)
+    vsensor.wait(10)
+
+
+def _lives(site: Site) -> bool:
+    """Whether a new connection is there after a tenth of a second. One exchange may be quicker than a reset."""
+    try:
+        (pair,) = site.pairs()
+    except ConnectionError:
+        return False
+    try:
+        for _ in range(10):
+            if not pair.exchange(b"x"):
+                return False
+            time.sleep(0.01)
+    except ConnectionError:
+        return False
+    finally:
+        pair.close()
+    return True
+
+
+def test_without_the_vsensor_an_order_ends_when_it_is_to_and_not_before(site: Site) -> None:
+    vsensor = site.vsensor()
+    sensor = site.sensor()
+    seconds = 10
+    placed_s = time.time()
+    site.block("--src", HERE[4], "--dst", THERE[4], seconds=seconds)
+    expires_s = site.orders()["one"]["action"]["expires_s"]
+    sensor.wait_for("orders in force", ids="['one']")
+    _kill_all_of(vsensor)
+    tries = 0
+    while not _lives(site):
+        tries += 1
+    until_s = time.time()
+    print(f"{tries} connections ended; the first that lived did so {until_s - expires_s:+.2f} s from the expiry")
+
+    assert tries > 10
+    assert expires_s - placed_s == pytest.approx(seconds, abs=2)
+    assert -1 <= until_s - expires_s <= 1
+
+
+def test_a_restarted_sensor_ends_nothing_before_it_has_heard_from_the_vsensor(site: Site) -> None:
+    vsensor = site.vsensor()
+    sensor = site.sensor()
+    pair, later = site.pairs(count=2)
+    site.block("--src", HERE[4], "--dst", THERE[4])
+    pair.opener.sendall(b"x")
+    sensor.wait_for("orders in force", ids="['one']")
+    pair.opener.sendall(b"x")
+    assert pair.ends() == ("ECONNRESET", "ECONNRESET")
+    _kill_all_of(vsensor)
+    assert sensor.terminate(40)[0] == 0
+
+    sensor = site.sensor()
+    assert [later.exchange() for _ in range(20)] == [True] * 20
+    assert sensor.named(ENFORCER) == []
+    site.vsensor()
+    sensor.wait_for("orders in force", ids="['one']", timeout_s=60)
+    later.opener.sendall(b"x")
+    assert later.ends() == ("ECONNRESET", "ECONNRESET")
+    for one in (pair, later):
+        one.close()
+
+
+def test_a_protected_network_and_the_sensors_own_upload_are_out_of_reach_and_the_operator_is_told(site: Site) -> None:
+    site.vsensor()
+    sensor = site.sensor(OSSENSOR_ANTIGENA_PROTECT="10.7.0.2/32", NETWORK_DEVICE_INCLUDELIST="^(cap|up)")
+    (pair,) = site.pairs()
+    site.block("--dst", THERE[4], name="protected")
+    site.block("--dst", "10.9.0.2", name="vsensor")
+    site.block("--src", HERE[4], "--dst", THERE[4], name="both")
+
+    def refusals() -> dict[str, str]:
+        return {name: site.said(name).get("refused", "") for name in site.orders()}
+
+    proc.eventually("all are refused", lambda: all(refusals().values()), timeout_s=30)
+    assert refusals() == {"protected": "protected", "vsensor": "own_flow", "both": "protected"}
+    assert [pair.exchange() for _ in range(20)] == [True] * 20
+    assert sensor.records("an order is refused")
+    site.world.send("cap0", 0)
+    pair.close()
+    # It still delivers: what it has captured of this very connection arrives.
+    proc.eventually("batches arrive", lambda: site.world.stored_bytes("cap0") > 0, timeout_s=30)
+
+
+def test_a_killed_enforcers_successor_goes_on_and_a_cleared_order_ends(site: Site) -> None:
+    site.vsensor()
+    sensor = site.sensor()
+    first, second, third = site.pairs(count=3)
+    site.block("--src", HERE[4], "--dst", THERE[4])
+    sensor.wait_for("orders in force", ids="['one']")
+    first.opener.sendall(b"x")
+    assert first.ends() == ("ECONNRESET", "ECONNRESET")
+
+    sensor.kill(ENFORCER)
+    sensor.wait_for("orders in force", ids="['one']", count=2)
+    second.opener.sendall(b"x")
+    assert second.ends() == ("ECONNRESET", "ECONNRESET")
+
+    site.operator("clear", "one")
+    known = len(sensor.records("orders in force", ids="[]"))
+    sensor.wait_for("orders in force", ids="[]", count=known)
+    proc.eventually("it is let go", lambda: sensor.records("orders", removed="['one']"), timeout_s=20)
+    assert [third.exchange() for _ in range(20)] == [True] * 20
+    assert sensor.terminate(40)[0] == 0
+    for pair in (first, second, third):
+        pair.close()
