@@ -68,10 +68,12 @@ class Tally:
 class Enforcer:
     """What one worker does about the orders of `table`, at one interface.
 
-    `hardware_address` is the interface's own, of six bytes.
+    `hardware_address` is the interface's own, of six bytes; None where answers are not to be put on a link.
     """
 
-    def __init__(self, table: Table, guards: Guards, hardware_address: bytes, mode: Mode = "enforce") -> None:
+    def __init__(
+        self, table: Table, guards: Guards, hardware_address: bytes | None = None, mode: Mode = "enforce"
+    ) -> None:
         self.table = table
         self.guards = guards
         self._hardware_address = hardware_address
@@ -172,10 +174,11 @@ class Enforcer:
 
     def _outgoing(self, segment: Segment, answer: Answer) -> Outgoing:
         end = segment.source if answer.to == "source" else segment.destination
-        frame = framed(segment.link, answer.packet, back=answer.to == "source")
-        if not segment.link or frame.startswith(self._hardware_address):
-            return Outgoing("raw", answer.packet, end)
-        return Outgoing("link", frame, end)
+        if self._hardware_address and segment.link:
+            frame = framed(segment.link, answer.packet, back=answer.to == "source")
+            if not frame.startswith(self._hardware_address):
+                return Outgoing("link", frame, end)
+        return Outgoing("raw", answer.packet, end)
 
     def _tally(self, action_id: str) -> Tally:
         return self.tallies.setdefault(action_id, Tally())
