@@ -391,3 +391,36 @@ def test_a_connection_between_two_local_programs_is_reset_on_loopback(hosts: Hos
         assert [neighbour.exchange() for _ in range(10)] == [True] * 10
         assert list(enforcing.report()) == ["a"]
         close([blocked, neighbour])
+
+
+@FAMILIES
+@pytest.mark.parametrize("how", ["link", "raw"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_on_a_router_both_ends_are_reset_though_only_one_of_its_links_is_watched(
+    family: int, how: str, side: str
+) -> None:
+    length = {4: 24, 6: 64}[family]
+    near, far = {4: ("10.7.1.", "10.7.2."), 6: ("fd07:1::", "fd07:2::")}[family]
+    with Namespace(ipv6=True) as left, Namespace(ipv6=True) as router, Namespace(ipv6=True) as right:
+        wire(left, "eth0", router, "left")
+        wire(router, "right", right, "eth0")
+        for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            router.run("sh", "-c", f"echo 1 > /proc/sys/net/{path}")
+        for host, name, net, number in (
+            *((left, "eth0", near, 2), (router, "left", near, 1)),
+            *((right, "eth0", far, 2), (router, "right", far, 1)),
+        ):
+            address(host, name, f"{net}{number}/{length}")
+        left.run("ip", "route", "add", "default", "via", f"{near}1")
+        right.run("ip", "route", "add", "default", "via", f"{far}1")
+        with Enforcing(router, side, how) as enforcing:
+            blocked, neighbour = connected(left, f"{near}2", right, f"{far}2", count=2)
+            enforcing.order(blocked.order("a"))
+            blocked.opener.sendall(b"x")
+
+            said = error_of(blocked.acceptor)
+            assert (error_of(blocked.acceptor) if said == "got b'x'" else said) == "ECONNRESET"
+            assert error_of(blocked.opener) == "ECONNRESET"
+            assert [neighbour.exchange() for _ in range(10)] == [True] * 10
+            assert list(enforcing.report()) == ["a"]
+            close([blocked, neighbour])
