@@ -135,6 +135,13 @@ def test_a_datagram_is_answered_with_port_unreachable_at_both_ends(version: int,
     assert to_source.packet.endswith(datagram.ip[: limit - headers])
 
 
+def test_packets_of_ours_may_not_be_fragmented_and_need_no_identification() -> None:
+    sent = [read(4, one.packet) for talk in (tcp(4, flags="A"), seen(4, UDP())) for one in answers(talk)]
+
+    assert [(str(one.flags), one.id, one.ttl, one.tos) for one in sent] == [("DF", 0, 64, 0)] * 4
+    assert [read(6, one.packet).hlim for one in answers(tcp(6, flags="A"))] == [64, 64]
+
+
 def test_what_a_datagram_quotes_back_is_a_whole_datagram() -> None:
     for version, (here, there) in HOSTS.items():
         packet = packets.udp(End(ip_address(there), 53), End(ip_address(here), 50_000))
