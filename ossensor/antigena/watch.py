@@ -4,7 +4,8 @@ A closed connection is seldom seen to close: a host that takes a reset says noth
 its ends have been silent for QUIET_S since our last answer, and silence proves something only of an end that owes a
 packet. `closed` is a TCP connection of which, before the silence,
 
-- an end sent a reset of its own: it has no such connection, and the reset went on to the other end; or both sent FIN;
+- an end sent a reset of its own and nothing after it: it has no such connection, and the reset went on to the other
+  end; or both sent FIN; or
 - the last segment took sequence space. Its receiver owes an acknowledgment within half a second (RFC 9293 section
   3.8.6.3), its sender a repetition after a second or so (RFC 6298 section 2.1). Neither came, so neither is there.
 
@@ -19,7 +20,7 @@ connection that goes on after that is matched, answered and counted again as ano
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
 
 from .actions import End
@@ -28,7 +29,7 @@ from .segments import ACK, FIN, RST, SYN, Segment
 
 # Beyond a delayed acknowledgment and the first repetition over a path with a round trip of a second.
 QUIET_S: Final = 3.0
-# Connections under watch at once; the one that was silent longest is given up for another, unconfirmed. 4 MiB.
+# Connections under watch at once; the one that was silent longest is given up for another, unconfirmed. 8 MiB.
 MAX_WATCHED: Final = 8192
 
 _Key: TypeAlias = tuple[str, frozenset[End]]
@@ -38,11 +39,11 @@ _Key: TypeAlias = tuple[str, frozenset[End]]
 class _Connection:
     action_id: str
     last_s: float
-    last: Segment
+    last: Segment  # without its bytes
     opening: int | None  # the sequence number of its SYN, when that was seen
     answered: bool = False
     asked: bool = False
-    reset_by_an_end: bool = False
+    reset_by: frozenset[End] = frozenset()
     finished: frozenset[End] = frozenset()
 
 
@@ -83,7 +84,8 @@ class Watch:
         if connection is None:
             connection = self._connections[key] = _Connection(action_id, now_s, segment, opening)
         self._connections.move_to_end(key)
-        connection.last_s, connection.last, connection.asked = now_s, segment, False
+        connection.last_s, connection.last, connection.asked = now_s, replace(segment, ip=b""), False
+        connection.reset_by -= {segment.source}  # it speaks still: the reset was forged, or out of its turn
         if segment.flags & FIN:
             connection.finished |= {segment.source}
         if len(self._connections) > self._most:
@@ -94,7 +96,7 @@ class Watch:
         """Takes note of a reset that passed; ours say nothing."""
         connection = self._connections.get(_key(segment))
         if connection is not None and segment.flags & RST and segment.window != OUR_WINDOW:
-            connection.reset_by_an_end = True
+            connection.reset_by |= {segment.source}
 
     def answered(self, segment: Segment) -> None:
         """Both ends were sent their packet."""
@@ -125,5 +127,5 @@ def _key(segment: Segment) -> _Key:
 def _verdict(connection: _Connection, *, cut_short: bool = False) -> Verdict:
     """`cut_short`: there was no silence to prove anything."""
     owing = connection.last.protocol == "tcp" and connection.last.length != 0
-    seen = connection.reset_by_an_end or len(connection.finished) > 1 or (owing and not cut_short)
+    seen = bool(connection.reset_by) or len(connection.finished) > 1 or (owing and not cut_short)
     return Verdict(connection.action_id, closed=connection.answered and seen)

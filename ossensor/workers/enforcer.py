@@ -40,8 +40,6 @@ from .child import HEARTBEAT_S, Heartbeat, Signals
 
 log = logging.getLogger(__name__)
 
-# What cooked sockets show has no link layer, so no answer is framed for one.
-_NO_LINK: Final = bytes(6)
 # How old what is said to the vSensor may be, and how late the end of an order.
 _LOOK_S: Final = 0.5
 _STATS_EVERY_S: Final = 10.0
@@ -73,7 +71,7 @@ class Enforcer:
         with suppress(OSError, UnicodeDecodeError):
             resolvers = _RESOLVER_CONFIGURATION.read_text(encoding="utf-8")
         guards = Guards(protected=plan.protected, name_servers=name_servers(resolvers))
-        self._core = Core(self._empty_table(), guards, _NO_LINK, mode=plan.mode)
+        self._core = Core(self._empty_table(), guards, mode=plan.mode)
         self._texts = {"orders": Parts(), "surroundings": Parts()}
         self._interfaces: frozenset[str] | None = None  # None: not told yet, so nothing may be ended
         self._ahead_s = 0.0

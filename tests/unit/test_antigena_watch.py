@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from antigena_frames import Talk
 
 from ossensor.antigena.openers import Openers
 from ossensor.antigena.packets import OUR_WINDOW
+from ossensor.antigena.segments import Segment
 from ossensor.antigena.watch import QUIET_S, Judged, Verdict, Watch
 
 TALK = Talk()
@@ -20,6 +23,10 @@ def answered(watch: Watch, talk: Talk, flags: str, now_s: float, payload: int = 
     return verdicts
 
 
+def asked_about(talk: Talk, flags: str, payload: int = 0) -> Segment:
+    return replace(talk.segment(flags, payload), ip=b"")
+
+
 @pytest.mark.parametrize(
     "packets,closed",
     [
@@ -31,6 +38,7 @@ def answered(watch: Watch, talk: Talk, flags: str, now_s: float, payload: int = 
         pytest.param([(TALK, "A", 0), (TALK.back, "PA", 10)], True, id="data at last"),
         pytest.param([(TALK, "A", 0), (TALK.back, "R", 0)], True, id="a reset of an end's own"),
         pytest.param([(TALK, "A", 0), (TALK.back, "ours", 0)], False, id="a reset of ours"),
+        pytest.param([(TALK, "A", 0), (TALK, "R", 0), (TALK, "A", 0)], False, id="a reset of an end that speaks on"),
         pytest.param([(TALK, "FA", 0), (TALK.back, "FA", 0), (TALK, "A", 0)], True, id="FINs of both"),
         pytest.param([(TALK, "FA", 0), (TALK.back, "A", 0)], False, id="the FIN of one, acknowledged"),
     ],
@@ -45,7 +53,7 @@ def test_a_connection_is_closed_when_something_proves_it_before_the_silence(
             watch.reset(talk.segment("R", 0, OUR_WINDOW if flags == "ours" else 0))
         else:
             answered(watch, talk, flags, 10, payload)
-            last = talk.segment(flags, payload)
+            last = asked_about(talk, flags, payload)
 
     assert watch.judged(10 + QUIET_S - 0.01) == NOTHING
     assert watch.judged(10 + QUIET_S) == (Judged([Verdict("a", closed)], []) if closed else Judged([], [("a", last)]))
@@ -57,7 +65,7 @@ def test_a_connection_whose_silence_proves_nothing_is_asked_about_once_and_a_res
     watch = Watch()
     answered(watch, TALK, "A", 10)
 
-    assert watch.judged(10 + QUIET_S).to_ask == [("a", TALK.segment("A", 0))]
+    assert watch.judged(10 + QUIET_S).to_ask == [("a", asked_about(TALK, "A"))]
     watch.reset(TALK.back.segment("R"))
     assert watch.judged(10 + 2 * QUIET_S - 0.01) == NOTHING
     assert watch.judged(10 + 2 * QUIET_S) == Judged([Verdict("a", closed=True)], [])
@@ -69,7 +77,7 @@ def test_a_connection_that_acknowledges_the_question_is_answered_and_asked_about
     watch.judged(10 + QUIET_S)
     answered(watch, TALK.back, "A", 14)
 
-    assert watch.judged(14 + QUIET_S).to_ask == [("a", TALK.back.segment("A", 0))]
+    assert watch.judged(14 + QUIET_S).to_ask == [("a", asked_about(TALK.back, "A"))]
 
 
 def test_a_connection_that_goes_on_is_not_judged() -> None:
