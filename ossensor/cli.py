@@ -25,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (check, interfaces):
         command.add_argument("--json", action="store_true", help="for programs")
     audit = commands.add_parser("audit", help="hold a vSensor's store against the books of its sensors")
-    audit.add_argument("store", metavar="DIR", help="the store's directory; the vSensor may be running")
+    audit.add_argument("stores", metavar="DIR", nargs="+", help="stores, audited as one; the vSensors may be running")
     audit.add_argument("--json", action="store_true", help="for programs")
     audit.add_argument("--deep", action="store_true", help="read every stored section too; as slow as the disk")
     # Argparse alone: what the commands need is imported when they run.
@@ -62,7 +62,7 @@ def _interfaces(arguments: argparse.Namespace) -> int:
 def _audit(arguments: argparse.Namespace) -> int:
     from .vsensor.audit import run  # noqa: PLC0415  see the module
 
-    return run(arguments.store, as_json=arguments.json, deep=arguments.deep)
+    return run(arguments.stores, as_json=arguments.json, deep=arguments.deep)
 
 
 def _ecs(arguments: argparse.Namespace) -> int:

@@ -1,11 +1,7 @@
-"""`ossensor audit DIR`: whether what is stored is what the sensors' books say they received. Reads, never writes.
+"""`ossensor audit DIR ...`: whether what is stored is what the sensors' books say they received. Reads, never writes.
 
-The equation, per stream (sensor, interface, epoch), as integers and exact once the stream's final batch is stored:
-
-    received = kernel_drops + packets stored + packets in sequences that are missing
-
-How many packets a missing sequence held is known from its neighbours: each batch says how many packets of its stream
-came before it. A stream without a final batch is open: its sensor runs still, or was killed.
+The equation and the verdicts are judgement.py's. Several stores are audited as one: a sensor that went from one vSensor
+to another has left a part of an epoch in each, and what one misses another may have.
 
 With `deep` the sections themselves are read: their packets are counted, and the kernel's counts in their statistics
 block are held against those that came signed beside them.
@@ -13,108 +9,27 @@ block are held against those that came signed beside them.
 
 from __future__ import annotations
 
+import heapq
 import json
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
-from ossensor import pcapng
 from ossensor.errors import ConfigurationError, Exit
 from ossensor.transport.protocol import Account
 
-from .layout import Layout
-from .ledger import Entry, Ledger
-from .section import Span
+from .judgement import Batch, Finding, RemovedRun, contradictions, judge
+from .layout import PACKED, PART, Layout
+from .ledger import Entry, Ledger, Removal, removed_now
+from .stored import DamagedError, GoneError, Stored
 
 _PROGRESS_S: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One stored batch. `books` is None in rows of a store that was begun before sensors sent them."""
-
-    sequence: int
-    packets: int
-    books: Account | None
-    span: Span | None = None  # what the index says of its packets' times
-
-
-@dataclass(frozen=True, slots=True)
-class Hole:
-    """Sequences that are not stored, and how many packets they held."""
-
-    first: int
-    count: int
-    packets: int | None
-
-
-@dataclass
-class Finding:
-    """What is to be said of one stream."""
-
-    batches: int = 0
-    packets: int = 0
-    received: int | None = None
-    kernel_drops: int | None = None
-    dropped: dict[str, int] = field(default_factory=dict)
-    closed: bool = False
-    holes: list[Hole] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-    repeats: int = 0  # times that a batch came which was stored already
-
-    @property
-    def lost(self) -> int:
-        return sum(hole.packets or 0 for hole in self.holes)
-
-    @property
-    def verdict(self) -> str:
-        if self.faults:
-            return "NOT BALANCED"
-        if self.holes:
-            return f"LOST {self.lost}" if self.closed else f"open, LOST {self.lost}"
-        return "balanced" if self.closed else "open"
-
-
-def judge(batches: Iterable[Batch]) -> Finding:
-    """The finding on one stream, given its batches in the order of their sequences. Pure."""
-    finding = Finding()
-    next_sequence = 0
-    next_packet: int | None = 0
-    last: Batch | None = None
-    for batch in batches:
-        first = None if batch.books is None else batch.books.first_packet
-        if batch.sequence > next_sequence:
-            missing = None if first is None or next_packet is None else first - next_packet
-            finding.holes.append(Hole(next_sequence, batch.sequence - next_sequence, missing))
-            if missing is not None and missing < 0:
-                finding.faults.append(f"batch {batch.sequence} says that fewer packets came before it than are stored")
-        elif first is not None and next_packet is not None and first != next_packet:
-            finding.faults.append(f"batch {batch.sequence} begins at packet {first}, and {next_packet} came before it")
-        if finding.closed:
-            finding.faults.append(f"batch {batch.sequence} came after the final one")
-        finding.closed = finding.closed or (batch.books is not None and batch.books.final == 1)
-        next_sequence = batch.sequence + 1
-        next_packet = None if first is None else first + batch.packets
-        finding.batches += 1
-        finding.packets += batch.packets
-        last = batch
-    if last is not None and last.books is not None:
-        _hold_against(last.books, finding)
-    return finding
-
-
-def _hold_against(books: Account, finding: Finding) -> None:
-    """Takes in the newest account, which in the final batch must explain every packet."""
-    finding.received, finding.kernel_drops = books.received, books.kernel_drops
-    drops = {"rejected": books.rejected, "too_large": books.too_large, "corrupt": books.corrupt}
-    finding.dropped = {reason: count for reason, count in drops.items() if count}
-    explained = books.kernel_drops + finding.packets + finding.lost
-    if finding.closed and books.received != explained:
-        finding.faults.append(f"{books.received} received, {explained} explained: {books.received - explained} missing")
 
 
 @dataclass(frozen=True)
@@ -136,83 +51,133 @@ class Audited:
         return asdict(self) | {"verdict": self.finding.verdict, "lost": self.finding.lost}
 
 
-def audit(layout: Layout, *, deep: bool = False) -> Iterator[Audited]:
-    """Every stream of the store.
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A batch, and the store that it is in."""
 
-    Raises sqlite3.Error when there is no index, or none that can be read, and ConfigurationError for a newer one.
-    """
-    with Ledger(layout) as ledger:
-        for entries in ledger.streams():
-            yield _audit_stream(layout, entries, deep=deep)
+    stored: Stored
+    batch: Entry | Removal
 
+    @property
+    def place(self) -> tuple[Any, ...]:
+        # Of a batch that one store has and another has removed, the stored one comes first, and counts.
+        return (*_stream(self), self.batch.first, isinstance(self.batch, Removal))
 
-def _audit_stream(layout: Layout, entries: list[Entry], *, deep: bool) -> Audited:
-    batches = [_batch(entry) for entry in entries]
-    finding = judge(batches)
-    finding.repeats = sum(entry.repeats for entry in entries)
-    # Of each file: its last batch's end, and its length.
-    ends = {entry.file: (entry.offset + entry.length, entry.file_bytes) for entry in entries}
-    for file, (end, length) in ends.items():
-        path = layout.root / file
-        size = path.stat().st_size if path.exists() else 0
-        if length is None or end > min(length, size):
-            finding.faults.append(f"{file} has {size} bytes, and batches up to {end}")
-        elif deep:
-            with path.open("rb") as opened:
-                for batch, entry in zip(batches, entries, strict=True):
-                    if entry.file == file:
-                        opened.seek(entry.offset)
-                        finding.faults += contradictions(batch, opened.read(entry.length))
-    first, last = entries[0], entries[-1]
-    stream = (first.sensor, first.interface, first.epoch)
-    return Audited(*stream, first_ns=first.received_ns, last_ns=last.received_ns, finding=finding)
+    @property
+    def judged(self) -> Batch | RemovedRun:
+        batch = self.batch
+        if isinstance(batch, Entry):
+            return _batch(batch)
+        return RemovedRun(batch.first, batch.last, batch.packets, batch.first_packet, _account(batch.books))
 
 
 def _batch(entry: Entry) -> Batch:
-    return Batch(entry.sequence, entry.packets, None if entry.books is None else Account.parse(entry.books), entry.span)
+    return Batch(entry.sequence, entry.packets, _account(entry.books), entry.span, bool(entry.is_removed))
 
 
-def contradictions(batch: Batch, section: bytes) -> list[str]:
-    """What a stored section says otherwise than the fields that came with it. Pure."""
-    name = f"batch {batch.sequence}"
-    counts = None
+def _account(books: str | None) -> Account | None:
+    return None if books is None else Account.parse(books)
+
+
+def _stream(found: _Found) -> tuple[str, str, str]:
+    return found.batch.sensor, found.batch.interface, found.batch.epoch
+
+
+def audit(layouts: Sequence[Layout], *, deep: bool = False) -> Iterator[Audited]:
+    """Every stream of the stores.
+
+    Raises ConfigurationError, with all of them, for stores without an index, or with one that cannot be read.
+    """
+    with ExitStack() as stack:
+        ledgers = [(stack.enter_context(ledger), Stored(layout.root)) for layout, ledger in _opened(layouts)]
+        every = heapq.merge(*(_of(ledger, stored) for ledger, stored in ledgers), key=lambda found: found.place)
+        for stream, found in groupby(every, key=_stream):
+            yield _audit_stream(stream, list(found), deep=deep)
+
+
+def _of(ledger: Ledger, stored: Stored) -> Iterator[_Found]:
+    return (_Found(stored, batch) for batch in ledger.batches())
+
+
+def _opened(layouts: Sequence[Layout]) -> list[tuple[Layout, Ledger]]:
+    opened, faults = [], []
+    for layout in layouts:
+        try:
+            opened.append((layout, Ledger(layout)))
+        except sqlite3.Error as e:
+            faults.append(f"{layout.index}: {e}")
+        except ConfigurationError as e:
+            faults += e.faults
+    if faults:
+        for _, ledger in opened:
+            ledger.close()
+        raise ConfigurationError(faults)
+    return opened
+
+
+def _audit_stream(stream: tuple[str, str, str], all_found: list[_Found], *, deep: bool) -> Audited:
+    finding = judge(found.judged for found in all_found)
+    finding.repeats = sum(found.batch.repeats for found in all_found)
+    there = [(f.stored, f.batch) for f in all_found if isinstance(f.batch, Entry) and not f.batch.is_removed]
+    # Of each file: its last batch's end, and its length.
+    ends = {(stored, entry.file): (entry.offset + entry.length, entry.file_bytes) for stored, entry in there}
+    readable = set()
+    for (stored, file), (end, length) in ends.items():
+        try:
+            size = stored.length(file)
+        except GoneError as e:
+            # Or retention came by since the index was read; then nothing is wrong.
+            if not removed_now(Layout(stored.root), file):
+                finding.faults.append(f"{e}, and had batches up to {end}")
+        except DamagedError as e:
+            finding.faults.append(str(e))
+        else:
+            if length is None or end > min(length, size):
+                finding.faults.append(f"{file} has {size} bytes, and batches up to {end}")
+            else:
+                readable.add((stored, file))
+    if deep:
+        finding.faults += (
+            f for stored, entry in there if (stored, entry.file) in readable for f in _deep(stored, entry)
+        )
+    first_ns = min(found.batch.first_received_ns for found in all_found)
+    last_ns = max(found.batch.last_received_ns for found in all_found)
+    return Audited(*stream, first_ns, last_ns, finding)
+
+
+def _deep(stored: Stored, entry: Entry) -> list[str]:
     try:
-        times = [packet.ts_ns for packet in pcapng.packets(section)]
-        for kind, body in pcapng.blocks(section):
-            if kind == pcapng.ISB:
-                counts = pcapng.statistics_of(body)
-    except pcapng.FormatError as e:
-        return [f"{name} cannot be read: {e}"]
-    faults = []
-    if len(times) != batch.packets:
-        faults.append(f"{name} holds {len(times)} packets, and was sent as {batch.packets}")
-    if (
-        batch.span is not None
-        and times
-        and not batch.span.earliest_ns <= min(times) <= max(times) <= batch.span.latest_ns
-    ):
-        faults.append(f"{name} holds packets of other times than it was sent with")
-    if counts is None:
-        faults.append(f"{name} has no statistics block")
-    elif batch.books is not None and counts[:2] != (batch.books.received, batch.books.kernel_drops):
-        told = f"{batch.books.received} received, {batch.books.kernel_drops} dropped"
-        faults.append(f"{name} says {counts.received} received, {counts.dropped} dropped inside, and {told} beside")
-    return faults
+        return contradictions(_batch(entry), stored.read(entry.file, entry.offset, entry.length))
+    except GoneError:
+        return []  # it was there a moment ago: retention
+    except DamagedError as e:
+        return [f"batch {entry.sequence} cannot be read: {e}"]
 
 
-def run(store: str, *, as_json: bool, deep: bool = False) -> int:
+def strays(layout: Layout) -> list[Path]:
+    """Files where the store keeps its own, that its index does not name: nobody counts or removes them."""
+    # The folders before the index: a file's row is there before the file is (Files._create).
+    there = sorted(layout.root.glob("*/*/*.pcapng*"))
+    with Ledger(layout) as ledger:
+        ours = {file + suffix for file in ledger.files() for suffix in ("", PACKED, PART)}
+    # And once more: retention may have taken both away in between.
+    return [path for path in there if str(path.relative_to(layout.root)) not in ours and path.exists()]
+
+
+def run(stores: Sequence[str], *, as_json: bool, deep: bool = False) -> int:
     """0: all that is closed balances and nothing is missing; 1: something is; 78: there is no such store."""
-    layout = Layout(Path(store))
+    layouts = [Layout(Path(store)) for store in stores]
     found = []
     told_s = time.monotonic()
     try:
-        for audited in audit(layout, deep=deep):
+        for audited in audit(layouts, deep=deep):
             found.append(audited)
             if sys.stderr.isatty() and time.monotonic() - told_s > _PROGRESS_S:
                 told_s = time.monotonic()
                 sys.stderr.write(f"\r{len(found)} streams ")
+        strangers = [path for layout in layouts for path in strays(layout)]
     except sqlite3.Error as e:
-        sys.stderr.write(f"ossensor: {layout.index}: {e}\n")
+        sys.stderr.write(f"ossensor: {', '.join(stores)}: {e}\n")
         return Exit.CONFIGURATION
     except ConfigurationError as e:
         sys.stderr.write("".join(f"ossensor: {fault}\n" for fault in e.faults))
@@ -221,6 +186,8 @@ def run(store: str, *, as_json: bool, deep: bool = False) -> int:
         sys.stdout.write(json.dumps([audited.as_json() for audited in found], indent=2) + "\n")
     else:
         _print(found)
+    # Beside the findings, on which they have no bearing: what no index names was acknowledged to nobody.
+    sys.stderr.write("".join(f"ossensor: {path}: no index names this file\n" for path in strangers))
     return 0 if all(audited.good for audited in found) else 1
 
 
@@ -242,6 +209,10 @@ def _print(found: list[Audited]) -> None:
         for hole in finding.holes:
             packets = "unknown" if hole.packets is None else hole.packets
             write(f"    sequences {hole.first} to {hole.first + hole.count - 1} are not stored; packets: {packets}\n")
+        if finding.removed_batches:
+            write(f"    removed by retention: {finding.removed_batches} batches, {finding.removed_packets} packets\n")
+        if finding.doubles:
+            write(f"    {finding.doubles} batches are in more than one of the stores\n")
         if finding.dropped:
             write(f"    the sensor says that it dropped: {finding.dropped}\n")
     bad = sum(not audited.good for audited in found)

@@ -27,11 +27,11 @@ from ossensor.pcapng import FormatError
 
 from . import moments
 from .layout import Layout
-from .ledger import Ledger
+from .ledger import Entry, Ledger, removed_now
 from .packetfilter import PacketFilter
 from .picking import Collection, Passes, Picked, picked
 from .section import Span
-from .stored import DamagedError, Stored
+from .stored import DamagedError, GoneError, Stored
 
 _PROGRESS_S: Final = 1.0
 _OUT_BYTES: Final = 1 << 20
@@ -95,16 +95,25 @@ class Extraction:
         for entry in self._ledger.within(sensor, interface, window):
             try:
                 # Whole, before any is given: a batch that is damaged in its middle is damaged.
-                found = list(picked(self._stored.section(entry), window, passes))
+                found = list(picked(self._stored.read(entry.file, entry.offset, entry.length), window, passes))
+            except GoneError as e:
+                if removed_now(Layout(self._stored.root), entry.file):
+                    self.summary.removed_packets += entry.packets  # since its row was read
+                else:
+                    self._damaged(name, entry, e)
+                continue
             except (DamagedError, FormatError) as e:
-                self.summary.damaged_batches += 1
-                self._errors.write(f"ossensor: {name}: batch {entry.sequence} of {entry.file} is damaged: {e}\n")
+                self._damaged(name, entry, e)
                 continue
             self.summary.batches_read += 1
             self.summary.bytes_read = self._stored.read_bytes
             self._progress(found[0].ts_ns if found else None)
             for packet in found:
                 yield packet.ts_ns, name, packet
+
+    def _damaged(self, name: str, entry: Entry, error: Exception) -> None:
+        self.summary.damaged_batches += 1
+        self._errors.write(f"ossensor: {name}: batch {entry.sequence} of {entry.file} is damaged: {error}\n")
 
     def _progress(self, ts_ns: int | None) -> None:
         now_s = time.monotonic()

@@ -9,8 +9,10 @@ A tail does not survive a restart: a successor begins new files, so it never dep
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ class Tail:
     """The end of one file: where the next section goes."""
 
     file: str  # relative to the store's root
+    opened_s: float  # monotonic
     length: int = 0
     fd: int = -1  # negative while another interface has its place among the open ones
 
@@ -46,6 +49,7 @@ class Files:
         durable: bool,
         rotate_bytes: int,
         clock_ns: Callable[[], int],
+        rotate_s: float = math.inf,
         open_max: int = OPEN_MAX,
     ) -> None:
         self._layout = layout
@@ -53,7 +57,9 @@ class Files:
         self._durable = durable
         self._rotate_bytes = rotate_bytes
         self._clock_ns = clock_ns
+        self._rotate_s = rotate_s
         self._open_max = open_max
+        self.closed = 0  # files, since the start
         self._tails: dict[tuple[str, str], Tail] = {}
         self._open: OrderedDict[tuple[str, str], Tail] = OrderedDict()  # least recently used first
 
@@ -73,6 +79,18 @@ class Files:
             self._close(self._open.popitem(last=False)[1])
         return tail
 
+    def open_files(self) -> set[str]:
+        """Files that are appended to, whether they have a descriptor at the moment or not."""
+        return {tail.file for tail in self._tails.values()}
+
+    def close_old(self, now_s: float) -> None:
+        """Closes what was begun too long ago, a quiet interface's file, too; `now_s` is monotonic.
+
+        Nothing is flushed here: what is in a file was flushed before it was committed, and its name when it was made.
+        """
+        for key in [key for key, tail in self._tails.items() if now_s - tail.opened_s >= self._rotate_s]:
+            self.abandon(*key)
+
     def _reachable(self, tail: Tail) -> bool:
         """True when the tail is open on a file that still has a name: operators make room with rm."""
         if tail.fd < 0:
@@ -89,7 +107,8 @@ class Files:
         for folder in (path.parent.parent, path.parent):
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=FOLDER_MODE)
-                self._sync_folder(folder.parent)
+            # Also when it is there already: a predecessor may have died between making and flushing it.
+            self._sync_folder(folder.parent)
         # A crash after this line leaves a row of length 0 without a file, or with an empty one: recovery forgets it.
         self._index.add_file(file)
         try:
@@ -103,7 +122,7 @@ class Files:
             os.close(fd)
             self._remove(file)
             raise
-        return Tail(file, 0, fd)
+        return Tail(file, time.monotonic(), 0, fd)
 
     def write(self, tail: Tail, data: bytes | bytearray, offset: int) -> None:
         """Writes all of `data`. On a full disk the first sign is a short count, and the error comes one call later."""
@@ -129,6 +148,7 @@ class Files:
         tail = self._tails.pop((sensor, interface), None)
         if tail is not None:
             self._close(tail)
+            self.closed += 1
             if tail.length == 0:
                 self._remove(tail.file)
 

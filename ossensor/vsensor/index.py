@@ -10,14 +10,15 @@ themselves stay in files that any tool reads without it.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from ossensor.transport.protocol import BatchId, Stream
 
-from . import schema
+from . import removals, schema
 from .section import Span
 
 
@@ -65,17 +66,37 @@ class Index:
         return 0 if row is None else int(row[0])
 
     def has(self, batch: BatchId) -> bool:
-        return (
-            self._db.execute(
-                "SELECT 1 FROM batches WHERE sensor=? AND epoch=? AND interface=? AND sequence=?",
-                (*batch.stream, batch.sequence),
-            ).fetchone()
-            is not None
-        )
+        """Whether it was stored, be it that retention has removed it since."""
+        key = (*batch.stream, batch.sequence)
+        row = self._db.execute(
+            "SELECT 1 FROM batches WHERE sensor=? AND epoch=? AND interface=? AND sequence=?", key
+        ).fetchone()
+        return row is not None or removals.holds(self._db, batch)
 
     def files(self) -> list[tuple[str, int]]:
-        """Every file that was ever written, with its committed length."""
-        return list(self._db.execute("SELECT file, length FROM files ORDER BY file"))
+        """Every file that holds batches, or is to, with its committed length."""
+        return list(self._db.execute("SELECT file, length FROM files WHERE NOT removed ORDER BY file"))
+
+    def kept_files(self) -> list[tuple[str, int, int | None]]:
+        """Every file that holds batches, with its committed length and when its newest batch came; oldest first."""
+        return list(
+            self._db.execute(
+                "SELECT file, length, received_ns FROM files WHERE length AND NOT removed ORDER BY received_ns, file"
+            )
+        )
+
+    def removed_files(self) -> list[str]:
+        """Files that retention has removed, or is about to, and whose batches have rows still."""
+        return [file for (file,) in self._db.execute("SELECT file FROM files WHERE removed ORDER BY file")]
+
+    def remove_file(self, file: str) -> None:
+        """Commits that a file's batches are removed by retention; see tidying.py for what follows."""
+        self._db.execute("UPDATE files SET removed=1 WHERE file=?", (file,))
+
+    def fold(self, file: str) -> bool:
+        """Turns rows of a removed file into runs; True when there may be more of them."""
+        with self._transaction():
+            return removals.fold(self._db, file)
 
     def add_file(self, file: str) -> None:
         """Announces a file, before it is made, so that recovery never touches a file that is not ours."""
@@ -86,10 +107,15 @@ class Index:
 
     def commit(self, rows: Iterable[Row]) -> None:
         """All rows are there, or none. After an error it is not known which until `settle` has succeeded."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             for row in rows:
                 self._add(row)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
@@ -120,17 +146,15 @@ class Index:
 
     def count_repeats(self, batches: Iterable[BatchId]) -> None:
         """Each of these stored batches came once more."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            self._db.executemany(
-                "UPDATE batches SET repeats=repeats+1 WHERE sensor=? AND epoch=? AND interface=? AND sequence=?",
-                [(*batch.stream, batch.sequence) for batch in batches],
-            )
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+        with self._transaction():
+            for batch in batches:
+                key = (*batch.stream, batch.sequence)
+                counted = self._db.execute(
+                    "UPDATE batches SET repeats=repeats+1 WHERE sensor=? AND epoch=? AND interface=? AND sequence=?",
+                    key,
+                )
+                if not counted.rowcount:
+                    removals.count_repeat(self._db, batch)
 
     def settle(self) -> None:
         """After this, rows of a failed commit are not there, and will not come back after a crash.

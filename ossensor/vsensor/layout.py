@@ -18,6 +18,10 @@ RESERVED_SENSORS: Final = frozenset(
     {_TLS, _TRAIL, *(f"{base}{end}" for base in (_INDEX, _ORDERS) for end in ("", "-wal", "-shm", "-journal"))}
 )
 
+# What is added to a file's name when it is compressed, and while it is being.
+PACKED: Final = ".zst"
+PART: Final = ".zst.part"
+
 FOLDER_MODE: Final = 0o750
 FILE_MODE: Final = 0o640
 

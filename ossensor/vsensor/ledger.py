@@ -6,10 +6,10 @@ store may not be allowed to change it. What it did not know is unknown (schema.p
 
 from __future__ import annotations
 
+import heapq
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import groupby
 from typing import Final, NamedTuple, Self
 
 from . import schema
@@ -19,7 +19,7 @@ from .section import Span
 # The members of Entry, in its order.
 _ENTRIES: Final = """
 SELECT b.sensor, b.interface, b.epoch, b.sequence, b.packets, b.books, b.repeats, b.received_ns,
-  b.file, b.offset, b.length, f.length, b.earliest_ns, b.latest_ns
+  b.file, b.offset, b.length, f.length, b.earliest_ns, b.latest_ns, coalesce(f.removed, 0)
 FROM batches AS b LEFT JOIN files AS f ON f.file = b.file
 """
 # Unknown times, of an older layout's rows, may be any.
@@ -50,11 +50,51 @@ class Entry(NamedTuple):
     file_bytes: int | None
     earliest_ns: int | None
     latest_ns: int | None
+    is_removed: int  # by retention, though it has its row still
+
+    @property
+    def first(self) -> int:
+        return self.sequence
+
+    @property
+    def last(self) -> int:
+        return self.sequence
+
+    @property
+    def first_received_ns(self) -> int:
+        return self.received_ns
+
+    @property
+    def last_received_ns(self) -> int:
+        return self.received_ns
 
     @property
     def span(self) -> Span | None:
         """Between which times its packets lie; None when that is not known, or it has none."""
         return None if self.earliest_ns is None or self.latest_ns is None else Span(self.earliest_ns, self.latest_ns)
+
+
+class Removal(NamedTuple):
+    """A run of batches that retention removed; `books` are the last one's."""
+
+    sensor: str
+    interface: str
+    epoch: str
+    first: int
+    last: int
+    packets: int
+    first_packet: int | None
+    books: str | None
+    repeats: int
+    first_received_ns: int
+    last_received_ns: int
+
+
+# The members of Removal, in its order.
+_REMOVALS: Final = """
+SELECT sensor, interface, epoch, first, last, packets, first_packet, books, repeats, first_received_ns, last_received_ns
+FROM removals ORDER BY sensor, interface, epoch, first
+"""
 
 
 class Ledger:
@@ -74,13 +114,23 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._db.close()
 
-    def streams(self) -> Iterator[list[Entry]]:
-        """The batches of each stream, in the order of their sequences."""
-        rows = self._db.execute(f"{_ENTRIES} ORDER BY b.sensor, b.interface, b.epoch, b.sequence")
-        for _, stream in groupby(map(Entry._make, rows), key=lambda entry: entry[:3]):
-            yield list(stream)
+    def batches(self) -> Iterator[Entry | Removal]:
+        """All that is stored, and all that was removed, in the order of sensor, interface, epoch and sequence."""
+        entries = self._db.execute(f"{_ENTRIES} ORDER BY b.sensor, b.interface, b.epoch, b.sequence")
+        return heapq.merge(map(Entry._make, entries), map(Removal._make, self._db.execute(_REMOVALS)), key=_place)
+
+    def files(self) -> Iterator[str]:
+        """The name of every file that the index knows."""
+        return (file for (file,) in self._db.execute("SELECT file FROM files"))
+
+    def is_removed(self, file: str) -> bool:
+        row = self._db.execute("SELECT removed FROM files WHERE file=?", (file,)).fetchone()
+        return row is None or bool(row[0])
 
     def interfaces(self) -> list[tuple[str, str]]:
         """Every (sensor, interface) that the store has, or had, anything of."""
@@ -112,6 +162,16 @@ class Ledger:
             (sensor, interface, *window),
         ).fetchone()
         return int(row[0])
+
+
+def removed_now(layout: Layout, file: str) -> bool:
+    """Whether retention has removed the file by now: a ledger that is being read shows the index as it was."""
+    with Ledger(layout) as ledger:
+        return ledger.is_removed(file)
+
+
+def _place(batch: Entry | Removal) -> tuple[str, str, str, int]:
+    return batch.sensor, batch.interface, batch.epoch, batch.first
 
 
 def _folder(sensor: str, interface: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, field
 
 from .index import Index
-from .layout import Layout
+from .layout import PACKED, PART, Layout
 
 
 @dataclass(slots=True)
@@ -28,6 +28,10 @@ class Recovery:
 def recover(layout: Layout, index: Index) -> Recovery:
     """Brings files and index together. Raises OSError or sqlite3.Error when the disk does not allow it."""
     found = Recovery()
+    for file in index.removed_files():
+        # Retention was killed between its commit and the unlink, or the power brought the names back.
+        for suffix in (PART, PACKED, ""):
+            (layout.root / (file + suffix)).unlink(missing_ok=True)
     for file, committed in index.files():
         path = layout.root / file
         try:
@@ -35,7 +39,7 @@ def recover(layout: Layout, index: Index) -> Recovery:
         except FileNotFoundError:
             if committed == 0:
                 index.forget_file(file)  # the crash came between the row and the file
-            else:
+            elif not (layout.root / (file + PACKED)).exists():
                 found.missing_files += 1
             continue
         if committed == 0:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import queue
 import sqlite3
@@ -34,12 +35,15 @@ from .files import Files, Tail
 from .index import Index, Row
 from .layout import Layout
 from .recovery import recover
+from .retention import Limits
 from .section import Span
+from .tidying import Tidied, Tidying
 
 _log = logging.getLogger(__name__)
 
 # Bounds how long the first of a group waits for the last: 32 MiB is a tenth of a second on a slow SSD.
 GROUP_BYTES: Final = 32 << 20
+_NO_LIMITS: Final = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,13 @@ class Repeat:
 
     batch: BatchId
     done: Future[Outcome] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn of the housekeeping."""
+
+    done: Future[Tidied] = field(default_factory=Future)
 
 
 class Total(NamedTuple):
@@ -85,15 +96,20 @@ class Store:
         *,
         durable: bool = True,
         rotate_bytes: int = 1 << 30,
+        rotate_s: float = math.inf,
+        limits: Limits = _NO_LIMITS,
         clock_ns: Callable[[], int] = time.time_ns,
         on_crash: Callable[[], None] = die,
     ) -> None:
         self._index = Index(layout.index, durable=durable)
         self.recovery = recover(layout, self._index)
-        self._files = Files(layout, self._index, durable=durable, rotate_bytes=rotate_bytes, clock_ns=clock_ns)
+        self._files = Files(
+            layout, self._index, durable=durable, rotate_bytes=rotate_bytes, clock_ns=clock_ns, rotate_s=rotate_s
+        )
+        self._tidying = Tidying(layout, self._index, self._files, limits, clock_ns)
         self._clock_ns = clock_ns
         self._on_crash = on_crash
-        self._queue: queue.SimpleQueue[Append | Repeat | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Append | Repeat | Turn | None] = queue.SimpleQueue()
         self._doubtful: list[Tail] = []
         self._failing = False
         self._lock = threading.Lock()
@@ -114,6 +130,12 @@ class Store:
         self._queue.put(repeat)
         return repeat.done
 
+    def tidy(self) -> Future[Tidied]:
+        """What was done by a turn of the housekeeping; to be called every few seconds."""
+        turn = Turn()
+        self._queue.put(turn)
+        return turn.done
+
     def close(self) -> None:
         """Returns when everything that was queued is answered and the files are closed."""
         self._queue.put(None)
@@ -133,7 +155,7 @@ class Store:
             traceback.print_exc()
             self._on_crash()
 
-    def _take(self) -> list[Append | Repeat | None]:
+    def _take(self) -> list[Append | Repeat | Turn | None]:
         """Everything that waits, at least one, and not much more than GROUP_BYTES."""
         group = [self._queue.get()]
         size = 0
@@ -147,13 +169,16 @@ class Store:
                 break
         return group
 
-    def _commit(self, taken: list[Append | Repeat | None]) -> bool:
+    def _commit(self, taken: list[Append | Repeat | Turn | None]) -> bool:
         """Answers the group. False when the queue was closed."""
         # A request that was cancelled at shutdown is left out here; past this call it cannot be cancelled any more.
         going = [a for a in taken if a is not None and a.done.set_running_or_notify_cancel()]
         self._append([a for a in going if isinstance(a, Append)])
         if repeats := [a for a in going if isinstance(a, Repeat)]:
             self._count(repeats)
+        for turn in going:
+            if isinstance(turn, Turn):
+                self._turn(turn)
         return taken[-1] is not None
 
     def _count(self, repeats: list[Repeat]) -> None:
@@ -165,6 +190,16 @@ class Store:
             self._complain(e)
         for repeat in repeats:
             repeat.done.set_result(Outcome.PRESENT)
+
+    def _turn(self, turn: Turn) -> None:
+        if self._doubtful:
+            # Rows of a failed commit may come back yet; what they name must not be closed, packed or removed.
+            turn.done.set_result(Tidied())
+            return
+        tidied = self._tidying.turn(time.monotonic())
+        turn.done.set_result(tidied)
+        if tidied.more:
+            self._queue.put(Turn())
 
     def _append(self, group: list[Append]) -> None:
         try:

@@ -1,35 +1,93 @@
-"""Stored bytes, read by where the index says they lie."""
+"""Stored bytes, read by where the index says they lie, whether their file is compressed or not."""
 
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from pathlib import Path
+from typing import Final, Self
 
-from .ledger import Entry
+from .layout import PACKED
+from .packed import Frames, PackedError
+
+# Tables of compressed files that are kept: 64 of them, with 4,096 frames each, are some 20 MB.
+_TABLES_MAX: Final = 64
 
 
 class DamagedError(Exception):
-    """A batch that cannot be read. Says what is wrong."""
+    """Something stored that cannot be read. Says what is wrong."""
+
+
+class GoneError(DamagedError):
+    """A file that is not there."""
 
 
 class Stored:
-    """Reads batches, and counts what it reads. A file is open only while it is read: stores have very many."""
+    """Reads parts of files, and counts what it reads. A file is open only while it is read: stores have very many."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
+        self._tables: OrderedDict[str, Frames] = OrderedDict()  # least recently used first
         self.read_bytes = 0
 
-    def section(self, entry: Entry) -> bytes:
-        """The batch's section. Raises DamagedError."""
+    def length(self, file: str) -> int:
+        """Bytes that the file holds, decompressed. Raises DamagedError."""
         try:
-            fd = os.open(self._root / entry.file, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                data = os.pread(fd, entry.length, entry.offset)
-            finally:
-                os.close(fd)
-        except OSError as e:
-            raise DamagedError(f"{entry.file}: {e.strerror}") from e
-        self.read_bytes += len(data)
-        if len(data) != entry.length:
-            raise DamagedError(f"{entry.file} ends at {entry.offset + len(data)}, inside batch {entry.sequence}")
+            with self._open(file) as fd:
+                return self._frames(file, fd).length if fd.packed else os.fstat(fd.number).st_size
+        except (OSError, PackedError) as e:
+            raise _damaged(file, e) from e
+
+    def read(self, file: str, offset: int, length: int) -> bytes:
+        """A part of the file, whole. Raises DamagedError."""
+        try:
+            with self._open(file) as fd:
+                if fd.packed:
+                    data, read_bytes = self._frames(file, fd).read(fd.number, offset, length)
+                else:
+                    data = os.pread(fd.number, length, offset)
+                    read_bytes = len(data)
+        except (OSError, PackedError) as e:
+            raise _damaged(file, e) from e
+        self.read_bytes += read_bytes
+        if len(data) != length:
+            raise DamagedError(f"{file} ends at {offset + len(data)}, and {offset + length} bytes of it were stored")
         return data
+
+    def _open(self, file: str) -> _Fd:
+        # In this order: the janitor takes a file's own name away when the other one is there (janitor.py), so whoever
+        # misses the first finds the second.
+        try:
+            return _Fd(self.root / file, packed=False)
+        except FileNotFoundError:
+            return _Fd(self.root / (file + PACKED), packed=True)
+
+    def _frames(self, file: str, fd: _Fd) -> Frames:
+        frames = self._tables.pop(file, None)
+        if frames is None:
+            frames = Frames.of(fd.number)
+            self.read_bytes += frames.table_bytes
+        self._tables[file] = frames
+        if len(self._tables) > _TABLES_MAX:
+            self._tables.popitem(last=False)
+        return frames
+
+
+class _Fd:
+    """A descriptor that is open inside `with`."""
+
+    def __init__(self, path: Path, *, packed: bool) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.packed = packed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.number)
+
+
+def _damaged(file: str, error: OSError | PackedError) -> DamagedError:
+    if isinstance(error, FileNotFoundError):
+        return GoneError(f"{file} is not there")
+    return DamagedError(f"{file}: {error.strerror if isinstance(error, OSError) else error}")

@@ -12,8 +12,8 @@ import pytest
 
 from ossensor import cli, pcapng
 from ossensor.transport.protocol import Account, BatchId, MalformedError, Stream
-from ossensor.vsensor.audit import Batch, Finding, Hole, contradictions, judge
 from ossensor.vsensor.index import Index, Row
+from ossensor.vsensor.judgement import Batch, Finding, Hole, contradictions, judge
 from ossensor.vsensor.layout import Layout
 from ossensor.vsensor.section import Span
 
