@@ -174,7 +174,7 @@ def run(stores: Sequence[str], *, as_json: bool, deep: bool = False) -> int:
             found.append(audited)
             if sys.stderr.isatty() and time.monotonic() - told_s > _PROGRESS_S:
                 told_s = time.monotonic()
-                sys.stderr.write(f"\r{len(found)} streams ")
+                sys.stderr.write(f"\r{len(found)} streams \r")
         strangers = [path for layout in layouts for path in strays(layout)]
     except sqlite3.Error as e:
         sys.stderr.write(f"ossensor: {', '.join(stores)}: {e}\n")

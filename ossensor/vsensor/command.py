@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import hmac
 import os
+import re
 import socket
 import ssl
 import sys
@@ -16,15 +17,17 @@ from typing import NamedTuple, TextIO
 
 from ossensor.antigena.token import Token, load_token
 from ossensor.backoff import Backoff
+from ossensor.durable import sync_folder
 from ossensor.errors import ConfigurationError, Exit
 from ossensor.transport.hostport import direct_flow, spelled
 from ossensor.transport.protocol import MAX_FILTER_CHARACTERS, MAX_SECTION_BYTES, Limits, Welcome, packet_filter_ok
 from ossensor.transport.signing import Key
 
-from . import certificate
+from . import certificate, retention
 from .keeper import Keeper
 from .layout import FOLDER_MODE, Layout
 from .report import Report
+from .retention import Keeping
 
 # Connections that wait in the kernel while a successor starts: all that a few hundred sensors keep.
 _BACKLOG = 512
@@ -38,6 +41,7 @@ class _Service(NamedTuple):
     keys: Mapping[str, Key]
     token: Token | None
     welcome: Welcome
+    keeping: Keeping
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +53,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-key", metavar="FILE", help="its private key, unencrypted")
     parser.add_argument(
         "--rotate-mb", default="1024", metavar="N", help="begin a new file when one has N MiB (default: 1024)"
+    )
+    parser.add_argument(
+        "--rotate-minutes", default="60", metavar="N", help="begin a new file when one is N minutes old (default: 60)"
+    )
+    parser.add_argument(
+        "--keep-days", metavar="N", help="remove files whose newest batch came more than N days ago (default: keep all)"
+    )
+    parser.add_argument(
+        "--keep-gb",
+        metavar="N",
+        help="remove the oldest files while the store's take more than N GiB (default: keep all)",
+    )
+    parser.add_argument(
+        "--compress-closed",
+        action="store_true",
+        help="compress files that are closed, with zstd, when the machine idles",
     )
     parser.add_argument(
         "--no-fsync", action="store_true", help="acknowledge before the disk has flushed; a power cut may lose batches"
@@ -103,8 +123,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     faults: list[str] = []
     # 1. Everything that can be judged without touching anything, so that all faults are shown at once.
     address = _address(args.listen, faults)
-    # Up to a pebibyte: beyond it SQLite's integers would be next.
-    _number("--rotate-mb", args.rotate_mb, 1 << 30, faults, " of MiB")
+    keeping = _keeping(args, faults)
     batch_mb = _number("--largest-batch-mb", args.largest_batch_mb, MAX_SECTION_BYTES >> 20, faults, " of MiB")
     window = _number("--largest-window", args.largest_window, _WINDOW_MAX, faults)
     if (args.tls_cert is None) != (args.tls_key is None):
@@ -130,7 +149,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if faults or lock is None:
         raise ConfigurationError(faults)
     with lock:
-        service = _Service({key.id: key for key in map(Key, keys)}, token, welcome)
+        service = _Service({key.id: key for key in map(Key, keys)}, token, welcome, keeping)
         return _listen(args, layout, address, service)
 
 
@@ -154,8 +173,6 @@ def _keep(
     report: Report,
     args: argparse.Namespace,
 ) -> int:
-    rotate_bytes = int(args.rotate_mb) << 20
-
     def serve() -> int:
         # After the fork: the parent needs no web server, and stays small and boring without one.
         from .server import Settings, run  # noqa: PLC0415
@@ -163,7 +180,7 @@ def _keep(
         report.serving(os.getpid())
         try:
             settings = Settings(
-                *(service.keys, layout.root, pair, not args.no_fsync, rotate_bytes),
+                *(service.keys, layout.root, pair, not args.no_fsync, service.keeping),
                 welcome=service.welcome,
                 operator_token=service.token,
             )
@@ -213,6 +230,32 @@ def _token(path: str | None, keys: list[bytes], faults: list[str]) -> Token | No
     return token
 
 
+def _keeping(args: argparse.Namespace, faults: list[str]) -> Keeping:
+    """How the files are kept; meaningless when faults were added."""
+    before = len(faults)
+    # Up to a pebibyte, or two thousand years: beyond it SQLite's integers would be next.
+    rotate_bytes = _number("--rotate-mb", args.rotate_mb, 1 << 30, faults, " of MiB") << 20
+    rotate_s = _number("--rotate-minutes", args.rotate_minutes, 1 << 30, faults, " of minutes") * 60
+    keep_ns = keep_bytes = None
+    if args.keep_days is not None:
+        keep_ns = _thousandths("--keep-days", args.keep_days, "days", 700_000, faults) * 24 * 3600 * 10**6
+    if args.keep_gb is not None:
+        keep_bytes = (_thousandths("--keep-gb", args.keep_gb, "GiB", 1 << 20, faults) << 30) // 1000
+        if len(faults) == before and keep_bytes < rotate_bytes:
+            faults.append(f"--keep-gb: {args.keep_gb} GiB is less than one file of --rotate-mb {args.rotate_mb}")
+    return Keeping(rotate_bytes, rotate_s, retention.Limits(keep_ns, keep_bytes), args.compress_closed)
+
+
+def _thousandths(option: str, text: str, unit: str, most: int, faults: list[str]) -> int:
+    """What the text says, times a thousand; 0 with a fault added."""
+    match = re.fullmatch(r"([0-9]{1,7})(?:\.([0-9]{1,3}))?", text)
+    found = int(match[1] + (match[2] or "").ljust(3, "0")) if match else 0
+    if 0 < found <= most * 1000:
+        return found
+    faults.append(f"{option}: {text!r} is not a number of {unit} from 0.001 to {most}")
+    return 0
+
+
 def _lock(layout: Layout, faults: list[str]) -> TextIO | None:
     """The store's folder, made if need be, and ours until the file is closed; None with a fault added otherwise.
 
@@ -221,7 +264,13 @@ def _lock(layout: Layout, faults: list[str]) -> TextIO | None:
     """
     file: TextIO | None = None
     try:
+        new = [folder for folder in (layout.root, *layout.root.parents) if not folder.exists()]
         layout.root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        for folder in new or [layout.root]:
+            # The newest last time, too: whoever made it may have died in front of this line. Folders above that may
+            # not be read were not made by us.
+            with contextlib.suppress(PermissionError):
+                sync_folder(folder.parent)
         file = layout.lock.open("w", encoding="ascii")
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:

@@ -34,6 +34,7 @@ from .section import Span
 from .stored import DamagedError, GoneError, Stored
 
 _PROGRESS_S: Final = 1.0
+_ERASE_REST: Final = "\x1b[K"  # of the terminal's line (ECMA-48, EL)
 _OUT_BYTES: Final = 1 << 20
 _ALWAYS: Final = Span(0, (1 << 63) - 1)
 _STDOUT: Final = "-"
@@ -107,7 +108,7 @@ class Extraction:
                 continue
             self.summary.batches_read += 1
             self.summary.bytes_read = self._stored.read_bytes
-            self._progress(found[0].ts_ns if found else None)
+            self._progress(entry)
             for packet in found:
                 yield packet.ts_ns, name, packet
 
@@ -115,11 +116,12 @@ class Extraction:
         self.summary.damaged_batches += 1
         self._errors.write(f"ossensor: {name}: batch {entry.sequence} of {entry.file} is damaged: {error}\n")
 
-    def _progress(self, ts_ns: int | None) -> None:
+    def _progress(self, entry: Entry) -> None:
         now_s = time.monotonic()
-        if ts_ns is not None and self._errors.isatty() and now_s - self._told_s > _PROGRESS_S:
+        if self._errors.isatty() and now_s - self._told_s > _PROGRESS_S:
             self._told_s = now_s
-            self._errors.write(f"\r{moments.show(ts_ns // 10**9 * 10**9)}: {self.summary.text} ")
+            at = f"{moments.show(entry.earliest_ns // 10**9 * 10**9)}: " if entry.earliest_ns else ""
+            self._errors.write(f"\r{at}{self.summary.text}{_ERASE_REST}\r")
             self._errors.flush()
 
 

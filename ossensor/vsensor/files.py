@@ -108,7 +108,7 @@ class Files:
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=FOLDER_MODE)
             # Also when it is there already: a predecessor may have died between making and flushing it.
-            self._sync_folder(folder.parent)
+            self.sync_folder(folder.parent)
         # A crash after this line leaves a row of length 0 without a file, or with an empty one: recovery forgets it.
         self._index.add_file(file)
         try:
@@ -117,7 +117,7 @@ class Files:
             self._index.forget_file(file)  # or each retry on a folder that cannot be written would add a row
             raise
         try:
-            self._sync_folder(path.parent)
+            self.sync_folder(path.parent)
         except OSError:
             os.close(fd)
             self._remove(file)
@@ -172,6 +172,7 @@ class Files:
     _pwrite = staticmethod(os.pwrite)
     _fdatasync = staticmethod(os.fdatasync)
 
-    def _sync_folder(self, folder: Path) -> None:
+    def sync_folder(self, folder: Path) -> None:
+        """Makes the names in the folder durable, where the store is to be."""
         if self._durable:
             sync_folder(folder)

@@ -99,27 +99,28 @@ class Frames(NamedTuple):
         """Bytes that were read to know all this."""
         return _FOOTER.size + _ENTRY.size * (len(self.packed) - 1)
 
-    def read(self, fd: int, offset: int, length: int) -> tuple[bytes, int]:
-        """A part of the original, shorter at its end; and how many bytes of the file were read for it.
-
-        Raises OSError, or PackedError.
-        """
+    def covering(self, offset: int, length: int) -> range:
+        """The numbers of the frames that hold this part of the original; fewer at its end."""
         end = min(offset + length, self.length)
         if offset >= end:
-            return b"", 0
-        first, last = bisect_right(self.original, offset) - 1, bisect_right(self.original, end - 1)
-        begin = self.packed[first]
-        data = memoryview(os.pread(fd, self.packed[last] - begin, begin))
-        decompressor = zstandard.ZstdDecompressor()
-        try:
-            parts = [
-                decompressor.decompress(
-                    data[self.packed[n] - begin : self.packed[n + 1] - begin],
-                    max_output_size=self.original[n + 1] - self.original[n],
-                )
-                for n in range(first, last)
-            ]
-        except zstandard.ZstdError as e:
-            raise PackedError(f"a frame of it is damaged: {e}") from e
-        skip = offset - self.original[first]
-        return b"".join(parts)[skip : skip + end - offset], len(data)
+            return range(0)
+        return range(bisect_right(self.original, offset) - 1, bisect_right(self.original, end - 1))
+
+    def size(self, number: int) -> int:
+        """Bytes of the file that one frame takes."""
+        return self.packed[number + 1] - self.packed[number]
+
+    def read(self, fd: int, number: int) -> bytes:
+        """What one frame holds of the original. Raises OSError, or PackedError."""
+        frame = os.pread(fd, self.size(number), self.packed[number])
+        return _opened(frame, self.original[number + 1] - self.original[number])
+
+
+def _opened(frame: bytes, length: int) -> bytes:
+    try:
+        # The frame says how much memory it needs, and a damaged one may say any number.
+        if zstandard.get_frame_parameters(frame).content_size != length:
+            raise PackedError("a frame of it is not as long as its table says")
+        return zstandard.ZstdDecompressor().decompress(frame)
+    except zstandard.ZstdError as e:
+        raise PackedError(f"a frame of it is damaged: {e}") from e

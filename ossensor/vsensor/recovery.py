@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, field
 
 from .index import Index
-from .layout import PACKED, PART, Layout
+from .layout import PACKED, Layout
 
 
 @dataclass(slots=True)
@@ -28,10 +28,6 @@ class Recovery:
 def recover(layout: Layout, index: Index) -> Recovery:
     """Brings files and index together. Raises OSError or sqlite3.Error when the disk does not allow it."""
     found = Recovery()
-    for file in index.removed_files():
-        # Retention was killed between its commit and the unlink, or the power brought the names back.
-        for suffix in (PART, PACKED, ""):
-            (layout.root / (file + suffix)).unlink(missing_ok=True)
     for file, committed in index.files():
         path = layout.root / file
         try:

@@ -19,7 +19,7 @@ FOLD_ROWS: Final = 1024
 
 _ROWS: Final = """
 SELECT sensor, epoch, interface, sequence, packets, books, repeats, received_ns, earliest_ns, latest_ns
-FROM batches WHERE file = ? ORDER BY sensor, epoch, interface, sequence LIMIT ?
+FROM batches WHERE file = ? ORDER BY offset LIMIT ?
 """
 
 
@@ -79,7 +79,9 @@ def runs(batches: Iterable[Run]) -> Iterator[Run]:
 
 def fold(db: sqlite3.Connection, file: str, most: int = FOLD_ROWS) -> bool:
     """Turns up to `most` of a removed file's rows into runs, in the caller's transaction. False when none are left."""
-    rows = db.execute(_ROWS, (file, most)).fetchall()
+    # Taken in the order of the index by file, or each part would sort what is left of a million rows; a stream's
+    # sequences rise with the offset, so a part has a run of each.
+    rows = sorted(db.execute(_ROWS, (file, most)))
     found = [
         Run(sensor, epoch, interface, n, n, packets, _first_packet(books), books, repeats, at_ns, at_ns, *times)
         for sensor, epoch, interface, n, packets, books, repeats, at_ns, *times in rows

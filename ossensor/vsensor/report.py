@@ -12,6 +12,7 @@ from ossensor.transport.introduction import Introduction
 
 from .orderbook import Entry
 from .recovery import Recovery
+from .retention import Doomed
 from .store import Total
 from .trail import Who
 
@@ -72,6 +73,27 @@ class Report:
                 "short",
                 files=found.short_files,
             )
+
+    def removed(self, doomed: Doomed) -> None:
+        """Retention took a file away."""
+        why = {"age": "older than --keep-days", "size": "the store was over --keep-gb"}[doomed.why]
+        self._say(
+            f"vsensor: removed {doomed.file}, {doomed.disk_bytes:,} bytes: {why}",
+            "removed",
+            file=doomed.file,
+            bytes=doomed.disk_bytes,
+            why=doomed.why,
+        )
+
+    def packed(self, file: str, packed_bytes: int) -> None:
+        """The janitor compressed a file."""
+        self._say(
+            f"vsensor: compressed {file} to {packed_bytes:,} bytes", "packed", file=file, packed_bytes=packed_bytes
+        )
+
+    def trouble(self, what: str) -> None:
+        """Something about the housekeeping: nothing is lost by it, but the disk may fill."""
+        self._say(f"vsensor: housekeeping: {what}", "trouble", what=what)
 
     def introduced(self, sensor: str, who: Introduction) -> None:
         """A sensor is new, or has changed."""

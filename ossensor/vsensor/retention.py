@@ -16,9 +16,14 @@ class Limits(NamedTuple):
     keep_ns: int | None = None
     keep_bytes: int | None = None
 
-    @property
-    def any(self) -> bool:
-        return self != Limits()
+
+class Keeping(NamedTuple):
+    """How a store's files are kept."""
+
+    rotate_bytes: int
+    rotate_s: float
+    limits: Limits
+    compress: bool
 
 
 class Kept(NamedTuple):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import traceback
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,13 +25,15 @@ from .antigena import Antigena
 from .bookfile import BookFile
 from .certificate import Certificate, context
 from .collector import Besides, Collector
+from .housekeeping import Housekeeping
 from .index import Index
 from .introductions import Introductions
 from .keeper import GRACE_S
 from .layout import Layout
 from .operator import OperatorDoor, Teller
 from .report import Report
-from .store import Store
+from .retention import Keeping
+from .store import Store, die
 from .trail import Trail
 
 # A sensor keeps a handful of connections. With files.OPEN_MAX this stays under the usual 1,024 descriptors.
@@ -51,7 +54,7 @@ class Settings:
     store: Path
     certificate: Certificate
     durable: bool
-    rotate_bytes: int
+    keeping: Keeping
     welcome: Welcome = _NO_WELCOME  # what every sensor is asked for
     operator_token: Token | None = None  # None: nothing can be ordered
 
@@ -121,7 +124,14 @@ def run(settings: Settings, listener: socket.socket, report: Report) -> int:
     Raises OSError, sqlite3.Error or ConfigurationError when the store cannot be opened.
     """
     layout = Layout(settings.store)
-    store = Store(layout, durable=settings.durable, rotate_bytes=settings.rotate_bytes)
+    keeping = settings.keeping
+    store = Store(
+        layout,
+        durable=settings.durable,
+        rotate_bytes=keeping.rotate_bytes,
+        rotate_s=keeping.rotate_s,
+        limits=keeping.limits,
+    )
     report.recovered(store.recovery)
     store.start()
     clock = steady_clock()
@@ -143,22 +153,33 @@ def run(settings: Settings, listener: socket.socket, report: Report) -> int:
             collector = Collector(settings.keys, store, index, clock, sha256, besides=besides)
             server = make_server(collector, settings.certificate)
             with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-                runner.run(_serve(server, listener, lambda: report.progress(store.totals(), collector.tally)))
+                house = Housekeeping(store, layout.root, report, compress=keeping.compress)
+                runner.run(_serve(server, listener, lambda: report.progress(store.totals(), collector.tally), house))
     finally:
         store.close()
     report.progress(store.totals(), collector.tally)
     return Exit.DRAINED
 
 
-async def _serve(server: Server, listener: socket.socket, tick: Callable[[], None]) -> None:
+async def _serve(server: Server, listener: socket.socket, tick: Callable[[], None], house: Housekeeping) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     reporting = asyncio.create_task(_every(REPORT_S, tick))
+    keeping = asyncio.create_task(house.run())
+    keeping.add_done_callback(_ended)
     try:
         await server.serve(sockets=[listener])
     finally:
         reporting.cancel()
+        keeping.cancel()
+        await asyncio.wait([keeping])  # it ends its janitor
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (bug := task.exception()):
+        traceback.print_exception(bug)
+        die()
 
 
 async def _every(pause_s: float, act: Callable[[], None]) -> None:

@@ -10,8 +10,10 @@ from typing import Final, Self
 from .layout import PACKED
 from .packed import Frames, PackedError
 
-# Tables of compressed files that are kept: 64 of them, with 4,096 frames each, are some 20 MB.
+# Of compressed files: 64 tables with 4,096 frames each are some 20 MB, and 64 frames 16 MB. Frames are kept because a
+# quiet interface's hold some hundred batches, which are asked for one after the other.
 _TABLES_MAX: Final = 64
+_FRAMES_MAX: Final = 64
 
 
 class DamagedError(Exception):
@@ -28,6 +30,7 @@ class Stored:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._tables: OrderedDict[str, Frames] = OrderedDict()  # least recently used first
+        self._opened: OrderedDict[tuple[str, int], bytes] = OrderedDict()  # likewise
         self.read_bytes = 0
 
     def length(self, file: str) -> int:
@@ -42,16 +45,33 @@ class Stored:
         """A part of the file, whole. Raises DamagedError."""
         try:
             with self._open(file) as fd:
-                if fd.packed:
-                    data, read_bytes = self._frames(file, fd).read(fd.number, offset, length)
-                else:
-                    data = os.pread(fd.number, length, offset)
-                    read_bytes = len(data)
+                data = (self._unpacked if fd.packed else self._plain)(file, fd, offset, length)
         except (OSError, PackedError) as e:
             raise _damaged(file, e) from e
-        self.read_bytes += read_bytes
         if len(data) != length:
             raise DamagedError(f"{file} ends at {offset + len(data)}, and {offset + length} bytes of it were stored")
+        return data
+
+    def _plain(self, _: str, fd: _Fd, offset: int, length: int) -> bytes:
+        data = os.pread(fd.number, length, offset)
+        self.read_bytes += len(data)
+        return data
+
+    def _unpacked(self, file: str, fd: _Fd, offset: int, length: int) -> bytes:
+        frames = self._frames(file, fd)
+        numbers = frames.covering(offset, length)
+        data = b"".join(self._frame(file, fd, frames, number) for number in numbers)
+        skip = offset - frames.original[numbers.start]
+        return data[skip : skip + length]
+
+    def _frame(self, file: str, fd: _Fd, frames: Frames, number: int) -> bytes:
+        data = self._opened.pop((file, number), None)
+        if data is None:
+            data = frames.read(fd.number, number)
+            self.read_bytes += frames.size(number)
+        self._opened[file, number] = data
+        if len(self._opened) > _FRAMES_MAX:
+            self._opened.popitem(last=False)
         return data
 
     def _open(self, file: str) -> _Fd:

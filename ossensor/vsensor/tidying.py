@@ -5,9 +5,9 @@ Invariant: a file is in one of these states, and at each commit the index and th
 | state | the index | the disk | a crash right after it |
 |---|---|---|---|
 | kept | a row, `removed` 0, and the rows of its batches | the file | nothing to do |
-| 1. doomed | `removed` 1: THE COMMIT POINT of "removed by retention" | the file | recovery removes it |
-| 2. gone | the same | nothing | its rows are folded by the next turn |
-| 3. folded | its batches are runs in `removals` | nothing | a part of them; the next turn goes on |
+| 1. doomed | `removed` 1: THE COMMIT POINT of "removed by retention" | the file | the next look removes it |
+| 2. gone | the same | nothing, or it again after a power cut | the same |
+| 3. folded | its batches are runs in `removals` | the same | the same; the next turn goes on with the rest |
 | 4. forgotten | no row of the file | nothing | nothing to do |
 
 In the writer's thread, so that the index has one writer: a second one would hold its lock while the first has batches
@@ -111,9 +111,11 @@ class Tidying:
         return True
 
     def _unlink(self, file: str) -> None:
-        # Names that a power cut brings back are unlinked by recovery: the index says "removed" for good.
+        path = self._layout.root / file
         for suffix in (PART, PACKED, ""):
-            (self._layout.root / (file + suffix)).unlink(missing_ok=True)
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        # Before 4: a name that a power cut brought back would be nobody's once its row is forgotten.
+        self._files.sync_folder(path.parent)
 
     def _fold(self) -> bool:
         """True when rows are left to fold. One transaction each time, so that batches can get in between."""

@@ -30,7 +30,9 @@ def number_of(data: bytes) -> int:
     return int.from_bytes(data[42:50], "big")
 
 
-def made(interface: str, packets: list[tuple[int, bytes]], linktype: int = 1, cut: int | None = None) -> bytes:
+def made(
+    interface: str, packets: list[tuple[int, bytes]], linktype: int = 1, cut: int | None = None, received: int = 0
+) -> bytes:
     """A section as a sensor writes it; `cut` is a snap length."""
     memory = bytearray(1 << 20)
     prologue = pcapng.section_header("test") + pcapng.interface_description(interface, linktype, 262_144, "ip", "Linux")
@@ -38,7 +40,7 @@ def made(interface: str, packets: list[tuple[int, bytes]], linktype: int = 1, cu
     for ts_ns, data in packets:
         assert section.add(ts_ns, data[:cut], len(data))
     times = [ts_ns for ts_ns, _ in packets] or [0]
-    return bytes(memory[: section.close(min(times), max(times), len(packets), 0)])
+    return bytes(memory[: section.close(min(times), max(times), received, 0)])
 
 
 def fill(
@@ -48,8 +50,9 @@ def fill(
     stream = Stream(sensor, epoch, interface)
     for sequence in range(first, first + batches):
         numbers = range(sequence * PER_BATCH, (sequence + 1) * PER_BATCH)
-        body = made(interface, [(START_NS + n * 10**9, frame(n, **frames)) for n in numbers])
-        account = Account(first_packet=sequence * PER_BATCH, received=(sequence + 1) * PER_BATCH)
+        packets = [(START_NS + n * 10**9, frame(n, **frames)) for n in numbers]
+        body = made(interface, packets, received=numbers.stop)
+        account = Account(first_packet=numbers.start, received=numbers.stop)
         append = Append(BatchId(stream, sequence), 0, PER_BATCH, body, account.text, span(body))
         # One by one: what is queued together goes to one file.
         assert store.append(append).result(60) is Outcome.STORED
@@ -57,6 +60,6 @@ def fill(
 
 def opened(root: Path, **options: Any) -> Store:
     root.mkdir(exist_ok=True)
-    store = Store(Layout(root), durable=False, **options)
+    store = Store(Layout(root), **{"durable": False, **options})
     store.start()
     return store

@@ -13,7 +13,7 @@ import pytest
 from ossensor import cli, pcapng
 from ossensor.transport.protocol import Account, BatchId, MalformedError, Stream
 from ossensor.vsensor.index import Index, Row
-from ossensor.vsensor.judgement import Batch, Finding, Hole, contradictions, judge
+from ossensor.vsensor.judgement import Batch, Finding, Hole, RemovedRun, contradictions, judge
 from ossensor.vsensor.layout import Layout
 from ossensor.vsensor.section import Span
 
@@ -70,6 +70,35 @@ def test_batches_from_before_books_were_sent_are_open_and_their_holes_of_unknown
     finding = judge([Batch(0, 10, None), Batch(2, 10, None)])
 
     assert (finding.holes, finding.received, finding.verdict) == ([Hole(1, 1, None)], None, "open, LOST 0")
+
+
+def run(first: int, last: int, first_packet: int, packets: int, **books: int) -> RemovedRun:
+    return RemovedRun(first, last, packets, first_packet, Account(first_packet=first_packet, **books))
+
+
+def test_what_retention_removed_is_neither_missing_nor_stored() -> None:
+    finding = judge([run(0, 4, 0, 50), batch(5, 50, 10, received=60, final=1)])
+
+    assert (finding.verdict, finding.batches, finding.packets, finding.holes) == ("balanced", 1, 10, [])
+    assert (finding.removed_batches, finding.removed_packets) == (5, 50)
+
+
+def test_a_hole_between_what_was_removed_is_missing_still() -> None:
+    finding = judge([run(0, 4, 0, 50), run(7, 9, 62, 30, received=92, final=1)])
+
+    assert (finding.verdict, finding.holes, finding.removed_packets) == ("LOST 12", [Hole(5, 2, 12)], 80)
+
+
+def test_a_stream_that_was_removed_whole_is_balanced_or_not_by_its_last_books() -> None:
+    assert judge([run(0, 9, 0, 100, received=100, final=1)]).verdict == "balanced"
+    assert judge([run(0, 9, 0, 100, received=101, final=1)]).verdict == "NOT BALANCED"
+
+
+def test_batches_that_two_stores_have_count_once() -> None:
+    finding = judge([batch(0, 0, 10), batch(0, 0, 10), batch(1, 10, 5), run(1, 3, 10, 25, received=35, final=1)])
+
+    assert (finding.verdict, finding.batches, finding.packets) == ("balanced", 2, 15)
+    assert (finding.removed_batches, finding.removed_packets, finding.doubles) == (2, 20, 2)
 
 
 # -- the field --------------------------------------------------------------------------------------------------------
@@ -238,3 +267,64 @@ def test_an_index_of_a_later_program_is_refused_by_its_layout(
 
     assert code == 78
     assert capsys.readouterr().err == f"ossensor: {tmp_path}/index.sqlite has layout 9; this program knows 3\n"
+
+
+def test_several_stores_are_audited_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sensor went from one vSensor to the other, and back; one acknowledgement was lost on the way."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    batches = [batch(n, 10 * n, 10, received=50, final=n // 4) for n in range(5)]
+    for root, sequences in ((one, (0, 1, 4)), (other, (1, 2, 3))):
+        root.mkdir()
+        store(root, *(batches[n] for n in sequences))
+
+    alone = cli.main(["audit", str(one)])
+    lines = capsys.readouterr().out.splitlines()
+    together = cli.main(["audit", str(one), str(other)])
+    both = capsys.readouterr().out.splitlines()
+
+    assert (alone, lines[1].split()[-2:]) == (1, ["LOST", "20"])
+    assert (together, both[1].split()) == (0, ["sensor-1", "eth0", "01234567", "5", "0", "50", "50", "0", "balanced"])
+    assert both[2:] == ["    1 batches are in more than one of the stores", "1 streams, 0 with something missing"]
+
+
+def test_every_store_that_is_none_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store(tmp_path, batch(0, 0, 10))
+
+    code = cli.main(["audit", str(tmp_path / "x"), str(tmp_path), str(tmp_path / "y")])
+
+    assert code == 78
+    assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == [
+        f"{tmp_path}/x/index.sqlite",
+        f"{tmp_path}/y/index.sqlite",
+    ]
+
+
+def test_files_that_no_index_names_are_told_and_are_no_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(tmp_path, batch(0, 0, 10))
+    with closing(Index(tmp_path / "index.sqlite")) as index:
+        index.add_file("a/eth0/known.pcapng")
+    (tmp_path / "a" / "eth0").mkdir(parents=True)
+    (tmp_path / "tls").mkdir()
+    for name in ("known.pcapng", "known.pcapng.zst.part", "stray.pcapng", "stray.pcapng.zst", "notes.txt"):
+        (tmp_path / "a" / "eth0" / name).touch()
+    (tmp_path / "tls" / "cert.pem").touch()
+
+    code = cli.main(["audit", str(tmp_path)])
+
+    assert code == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"ossensor: {tmp_path}/a/eth0/stray.pcapng: no index names this file",
+        f"ossensor: {tmp_path}/a/eth0/stray.pcapng.zst: no index names this file",
+    ]
+
+
+def test_a_file_that_somebody_took_away_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store(tmp_path, batch(0, 0, 10), batch(1, 10, 5, received=15, final=1))
+    (tmp_path / "f.pcapng").unlink()
+
+    code = cli.main(["audit", str(tmp_path)])
+
+    assert code == 1
+    assert "    f.pcapng is not there, and had batches up to 20" in capsys.readouterr().out.splitlines()

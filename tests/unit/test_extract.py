@@ -17,6 +17,7 @@ from filled_store import EPOCH, PER_BATCH, START_NS, START_S, fill, frame, made,
 
 from ossensor import cli, pcapng
 from ossensor.transport.protocol import BatchId, Outcome, Stream
+from ossensor.vsensor import extract as extracting
 from ossensor.vsensor import moments
 from ossensor.vsensor.section import span
 from ossensor.vsensor.store import Append, Store
@@ -174,6 +175,21 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(store: Path) -> None:
         )
 
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_takes_long_says_on_a_terminal_how_far_it_is(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extracting, "_PROGRESS_S", -1.0)
+    window = ("--from", str(START_S), "--to", str(START_S + 20), "--sensor", "b")
+
+    Extracted(store, tmp_path, *window)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    Extracted(store, tmp_path, *window)
+
+    told = [line for line in capsys.readouterr().err.split("\r") if line]
+    assert [line.partition(" packets")[0] for line in told] == ["2026-11-23T10:00:00Z: 0", "2026-11-23T10:00:10Z: 10"]
 
 
 def test_a_vsensor_that_is_writing_does_not_mind(tmp_path: Path) -> None:

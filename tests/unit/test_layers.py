@@ -246,11 +246,19 @@ def test_only_the_command_line_reads_the_environment() -> None:
     assert users("os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv") == {"cli"}
 
 
-def test_only_two_modules_make_processes() -> None:
+def test_only_three_modules_make_processes() -> None:
     forks = ("os.fork", "os.forkpty", "os.posix_spawn", "os.posix_spawnp", "os.system", "os.popen", ".Process")
-    others = ("subprocess", "multiprocessing.Process", "multiprocessing.Pool", ".Pool", ".ProcessPoolExecutor")
+    others = (
+        ".create_subprocess_exec",
+        ".create_subprocess_shell",
+        "subprocess",
+        "multiprocessing.Process",
+        "multiprocessing.Pool",
+        ".Pool",
+        ".ProcessPoolExecutor",
+    )
 
-    assert users(*forks, *others) == {"spawn", "vsensor.keeper"}
+    assert users(*forks, *others) == {"spawn", "vsensor.keeper", "vsensor.housekeeping"}
 
 
 def test_few_modules_speak_http_as_a_client() -> None:

@@ -62,17 +62,31 @@ sys.exit(command.run(parser.parse_args(), os.environ))
 def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, faults = faults_of(
-        *("--listen", "localhost", "--store", str(tmp_path / "file"), "--tls-cert", "x", "--rotate-mb", "0"), key_hex=""
+        *("--listen", "localhost", "--store", str(tmp_path / "file"), "--tls-cert", "x", "--rotate-mb", "0"),
+        *("--rotate-minutes", "1.5", "--keep-days", "0.0001", "--keep-gb", "much"),
+        key_hex="",
     )
 
     assert code == Exit.CONFIGURATION
     assert faults == [
         "vsensor: --listen: 'localhost' is not HOST:PORT with a port of 0 to 65535",
         "vsensor: --rotate-mb: '0' is not a whole number of MiB from 1 to 1073741824",
+        "vsensor: --rotate-minutes: '1.5' is not a whole number of minutes from 1 to 1073741824",
+        "vsensor: --keep-days: '0.0001' is not a number of days from 0.001 to 700000",
+        "vsensor: --keep-gb: 'much' is not a number of GiB from 0.001 to 1048576",
         "vsensor: --tls-cert and --tls-key: give both, or neither for a self-signed certificate",
         "vsensor: VSENSOR_HMAC_KEY: not set",
         f"vsensor: --store: {tmp_path / 'file'}: File exists",
     ]
+
+
+def test_a_limit_below_the_size_of_one_file_is_a_fault(tmp_path: Path) -> None:
+    code, faults = faults_of("--listen", "localhost:0", "--store", str(tmp_path / "s"), "--keep-gb", "0.999")
+
+    assert (code, faults) == (
+        Exit.CONFIGURATION,
+        ["vsensor: --keep-gb: 0.999 GiB is less than one file of --rotate-mb 1024"],
+    )
 
 
 @pytest.mark.parametrize("listen", ["", ":8443", "host:", "host:65536", "host:-1", "host:٣", "host:8443x"])

@@ -14,6 +14,7 @@ from test_vsensor_store import SECTIONS, append, opened, put
 
 from ossensor import pcapng
 from ossensor.transport.protocol import Account, BatchId, Outcome
+from ossensor.vsensor import ledger, removals
 from ossensor.vsensor.index import Index, Row
 from ossensor.vsensor.layout import Layout
 from ossensor.vsensor.ledger import Entry, Ledger
@@ -195,3 +196,14 @@ def test_whoever_only_looks_reads_an_older_index_as_it_is(tmp_path: Path, layout
     assert isinstance(entry, Entry)
     assert (entry.packets, entry.books, entry.repeats, entry.span) == (10, "books" if layout == 2 else None, 0, None)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("query,values", [(removals._ROWS, ("f", 9)), (ledger._WITHIN, ("f", 0, 9))])
+def test_a_files_rows_are_found_by_the_index_and_need_no_sorting(
+    tmp_path: Path, query: str, values: tuple[Any, ...]
+) -> None:
+    with closing(Index(tmp_path / "index.sqlite")) as index:
+        plan = [row[3] for row in index._db.execute(f"EXPLAIN QUERY PLAN {query}", values)]
+
+    assert any("USING INDEX batches_by_file (file=?)" in step for step in plan), plan
+    assert not any("TEMP B-TREE" in step for step in plan), plan
