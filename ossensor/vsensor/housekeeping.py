@@ -57,6 +57,7 @@ class Housekeeping:
         self._packable: list[str] = []
         self._found = asyncio.Event()
         self._struck: set[str] = set()  # what a janitor was at when it died: the others come first
+        self._failed: set[str] = set()  # told already
         self._trouble = ""
 
     async def run(self) -> None:
@@ -91,12 +92,17 @@ class Housekeeping:
 
     async def _pass(self, files: list[str]) -> bool:
         """False when the janitor did not come to its end."""
-        janitor = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "ossensor.vsensor.janitor", self._root, str(os.getpid())),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={"PYTHONPATH": str(Path(ossensor.__file__).parent.parent)},
-        )
+        try:
+            janitor = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "ossensor.vsensor.janitor", self._root, str(os.getpid())),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env={"PYTHONPATH": str(Path(ossensor.__file__).parent.parent)},
+            )
+        except OSError as e:  # no process to be had, or no memory
+            self._packable = files + self._packable
+            self._told.trouble(f"no janitor can be started: {e}")
+            return False
         if janitor.stdin is None or janitor.stdout is None:
             raise AssertionError("asked for pipes")
         left = list(files)
@@ -120,7 +126,11 @@ class Housekeeping:
         return code == 0
 
     def _take(self, said: dict[str, str | int | None]) -> None:
+        file = str(said["file"])
         if "error" in said:
-            self._told.trouble(f"cannot compress {said['file']}: {said['error']}")
+            if file not in self._failed:  # it is tried again whenever the files are looked at
+                self._failed.add(file)
+                self._told.trouble(f"cannot compress {file}: {said['error']}")
         elif said["packed_bytes"] is not None:
-            self._told.packed(str(said["file"]), int(said["packed_bytes"]))
+            self._failed.discard(file)
+            self._told.packed(file, int(said["packed_bytes"]))

@@ -43,6 +43,9 @@ def compress(path: Path) -> int | None:
             try:
                 pack(source, fd)  # 1
                 os.fsync(fd)  # 2
+            except BaseException:
+                part.unlink()  # a disk that is full needs the room
+                raise
             finally:
                 os.close(fd)
             part.rename(target)  # 3

@@ -115,7 +115,8 @@ class Tidying:
         for suffix in (PART, PACKED, ""):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         # Before 4: a name that a power cut brought back would be nobody's once its row is forgotten.
-        self._files.sync_folder(path.parent)
+        with contextlib.suppress(FileNotFoundError):  # somebody took the folder away
+            self._files.sync_folder(path.parent)
 
     def _fold(self) -> bool:
         """True when rows are left to fold. One transaction each time, so that batches can get in between."""

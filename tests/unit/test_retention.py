@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -498,3 +500,39 @@ def test_a_name_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
         janitor.compress(tmp_path / "f.pcapng")
 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.pcapng", "secret"]
+
+
+def test_a_full_disk_leaves_the_original_and_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f.pcapng"
+    path.write_bytes(b"x")
+
+    def full(_: int, target: int) -> int:
+        os.write(target, b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(janitor, "pack", full)
+        with pytest.raises(OSError, match="No space left"):
+            janitor.compress(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["f.pcapng"]
+    janitor.compress(path)
+
+    assert [p.name for p in tmp_path.iterdir()] == ["f.pcapng.zst"]
+
+
+def test_a_folder_that_somebody_took_away_holds_nothing_up(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    with closing(opened(root, rotate_bytes=1, durable=True)) as store:
+        fill(store, "a", "eth0", 2)
+        fill(store, "b", "eth0", 2)
+    gone, *_ = files(root)
+    with closing(Index(root / "index.sqlite")) as index:
+        index.remove_file(gone)
+    shutil.rmtree(root / "a")
+
+    with closing(opened(root, durable=True, limits=Limits(keep_bytes=1))) as store:
+        found = tidied(store)
+        folded(store)
+
+    assert (found.trouble, [d.file.split("/")[0] for d in found.removed]) == ("", ["b", "b"])
+    assert asked(root, "SELECT sensor, first FROM removals") == [("a", 0), ("b", 0), ("b", 1)]
