@@ -3,7 +3,7 @@
 # Debian's python3 is 3.11, the version that pypcap's sdist builds on; another 3.11 can be named: make PYTHON=...
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint chaos bench system system-test clean
+.PHONY: help install run test lint chaos bench suricata system system-test clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +34,21 @@ system:
 system-test: system
 	$(call apt,$(SYSTEM_TEST))
 
+# Suricata is not in Debian 12 but in its backports. Unpacked below build/, not installed: no root, no service that starts.
+SURICATA := $(CURDIR)/build/suricata
+suricata: $(SURICATA)/.unpacked  ## the Suricata that tests/netns/test_streams.py needs, below build/; some six seconds
+$(SURICATA)/.unpacked:
+	@echo "unpacking Suricata into $(SURICATA)"
+	@rm -rf $(SURICATA) && mkdir -p $(SURICATA)/lists/partial $(SURICATA)/archives/partial && cd $(SURICATA) && \
+	code=$$(. /etc/os-release && echo $$VERSION_CODENAME) && \
+	site=$$(apt-get indextargets --format '$$(SITE)' 'Created-By: Packages' "Codename: $$code" | head -n 1) && \
+	{ cat /etc/apt/sources.list 2>/dev/null; echo "deb $$site $$code-backports main"; } > backports.list && \
+	options="-qq -o Dir::Etc::sourcelist=$$PWD/backports.list -o Dir::State::Lists=$$PWD/lists -o Debug::NoLocking=1 \
+	  -o Dir::Cache::archives=$$PWD/archives -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=" && \
+	apt-get $$options update && \
+	apt-get $$options install -y --download-only --no-install-recommends -t $$code-backports suricata >/dev/null && \
+	for package in archives/*.deb; do dpkg -x $$package . || exit 1; done && rm -rf lists archives && touch .unpacked
+
 install: system $(VENV)/.installed  ## make .venv with the sensor and the vSensor
 
 $(VENV)/bin/python:
@@ -61,7 +76,7 @@ lint: system-test install $(VENV)/.installed-test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-test: lint  ## lint, types, and every test; in a user namespace where there is no root
+test: lint suricata  ## lint, types, and every test; in a user namespace where there is no root
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest $(PYTEST_ARGS); \
 	elif unshare -rnm true 2>/dev/null; then \
 	  unshare -rnm sh -c 'ip link set lo up && exec $(BIN)/pytest $(PYTEST_ARGS)'; \

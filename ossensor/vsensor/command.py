@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -23,14 +23,15 @@ from ossensor.transport.hostport import direct_flow, spelled
 from ossensor.transport.protocol import MAX_FILTER_CHARACTERS, MAX_SECTION_BYTES, Limits, Welcome, packet_filter_ok
 from ossensor.transport.signing import Key
 
-from . import certificate, retention
-from .keeper import Keeper
+from . import addresses, certificate, retention
+from .keeper import Job, Keeper
 from .layout import FOLDER_MODE, Layout
 from .report import Report
 from .retention import Keeping
+from .streams import arguments as streams
+from .streams.notices import Announcer
+from .streams.process import STOP_S
 
-# Connections that wait in the kernel while a successor starts: all that a few hundred sensors keep.
-_BACKLOG = 512
 # Far above what a sensor has on its way by itself.
 _WINDOW_MAX = 64
 
@@ -100,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the token that `ossensor antigena` shows; without one, nothing can be ordered",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of sentences")
+    streams.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -122,7 +124,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     faults: list[str] = []
     # 1. Everything that can be judged without touching anything, so that all faults are shown at once.
-    address = _address(args.listen, faults)
+    address = addresses.parse("--listen", args.listen, faults)
     keeping = _keeping(args, faults)
     batch_mb = _number("--largest-batch-mb", args.largest_batch_mb, MAX_SECTION_BYTES >> 20, faults, " of MiB")
     window = _number("--largest-window", args.largest_window, _WINDOW_MAX, faults)
@@ -132,6 +134,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         faults.append(f"--packet-filter: not printable ASCII, or longer than {MAX_FILTER_CHARACTERS} characters")
     elif args.packet_filter and (fault := bpf_fault(args.packet_filter)):
         faults.append(f"--packet-filter: {args.packet_filter!r}: {fault}")
+    make_streams = streams.check(args, faults)
     try:
         limits = Limits(batch_mb << 20, window)
         welcome = Welcome(args.packet_filter, args.advertise and spelled(direct_flow(args.advertise)), limits)
@@ -150,19 +153,25 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise ConfigurationError(faults)
     with lock:
         service = _Service({key.id: key for key in map(Key, keys)}, token, welcome, keeping)
-        return _listen(args, layout, address, service)
+        return _listen(args, layout, address, service, make_streams)
 
 
-def _listen(args: argparse.Namespace, layout: Layout, address: tuple[str, int], service: _Service) -> int:
+def _listen(
+    args: argparse.Namespace,
+    layout: Layout,
+    address: tuple[str, int],
+    service: _Service,
+    make_streams: Callable[[], streams.Streams | None],
+) -> int:
     # 3. The certificate, before the port: a port that answers must answer with it.
     pair = _certificate(args, layout, address[0])
-    # 4. The port, before the fork: every successor inherits it.
-    listener = _bind(address)
+    # 4. The ports, before the fork: every successor inherits them.
+    outputs = make_streams()
+    listener = addresses.listen("--listen", address)
     with listener:
-        host, port = listener.getsockname()[:2]
         report = Report(_write, layout.root, as_json=args.json)
-        report.listening(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", pair.certificate, pair.sha256)
-        return _keep(layout, pair, service, listener, report, args)
+        report.listening(addresses.text(listener), pair.certificate, pair.sha256)
+        return _keep(layout, pair, service, listener, report, args, outputs)
 
 
 def _keep(
@@ -172,23 +181,41 @@ def _keep(
     listener: socket.socket,
     report: Report,
     args: argparse.Namespace,
+    outputs: streams.Streams | None,
 ) -> int:
     def serve() -> int:
         # After the fork: the parent needs no web server, and stays small and boring without one.
         from .server import Settings, run  # noqa: PLC0415
 
         report.serving(os.getpid())
+        announcer = Announcer(outputs.serving, outputs.books) if outputs is not None else None
         try:
             settings = Settings(
                 *(service.keys, layout.root, pair, not args.no_fsync, service.keeping),
                 welcome=service.welcome,
                 operator_token=service.token,
             )
-            return run(settings, listener, report)
+            return run(settings, listener, report, announcer)
         except ConfigurationError as e:
             return _refuse(e)
 
-    return Keeper(serve, Backoff(), report.restarting).run()
+    jobs = [Job("serving", serve, Backoff(), vital=True)]
+    if outputs is not None:
+        jobs.append(_streaming(outputs, report))
+    return Keeper(jobs, report.restarting).run()
+
+
+def _streaming(outputs: streams.Streams, report: Report) -> Job:
+    settings = outputs.settings
+    listener = outputs.sockets.listener
+    readers = addresses.text(listener) if listener is not None else None
+    report.streams(readers, addresses.pair(*settings.vxlan) if settings.vxlan is not None else None)
+
+    def stream() -> int:
+        report.streaming(os.getpid())
+        return outputs.run(report)
+
+    return Job("streaming", stream, Backoff(), patience_s=STOP_S)
 
 
 def _write(line: str) -> None:
@@ -196,15 +223,6 @@ def _write(line: str) -> None:
     with contextlib.suppress(OSError):
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
-
-
-def _address(text: str, faults: list[str]) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
-        faults.append(f"--listen: {text!r} is not HOST:PORT with a port of 0 to 65535")
-        return "", 0
-    return host, int(port)
 
 
 def _number(option: str, text: str, most: int, faults: list[str], unit: str = "") -> int:
@@ -299,24 +317,3 @@ def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     return "not a certificate in PEM"
-
-
-def _bind(address: tuple[str, int]) -> socket.socket:
-    """A socket that is listening at the first address that the host's name stands for."""
-    host, port = address
-    try:
-        family, kind, protocol, _, where = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            # Or a restart would have to wait for the connections of the last run to be forgotten (TIME_WAIT).
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(where)
-            listener.listen(_BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as e:  # socket.gaierror is one
-        raise ConfigurationError([f"--listen: cannot listen on {host} port {port}: {e.strerror}"]) from e
-    return listener

@@ -73,6 +73,10 @@ class Index:
         ).fetchone()
         return row is not None or removals.holds(self._db, batch)
 
+    def packets(self) -> int:
+        """Of all batches that were ever committed."""
+        return int(self._db.execute("SELECT coalesce(sum(packets), 0) FROM streams").fetchone()[0])
+
     def files(self) -> list[tuple[str, int]]:
         """Every file that holds batches, or is to, with its committed length."""
         return list(self._db.execute("SELECT file, length FROM files WHERE NOT removed ORDER BY file"))

@@ -1,7 +1,7 @@
-"""The parent of the serving process: it holds the listening socket, and starts a successor for a child that died.
+"""The parent of the serving process, and of a streaming one: it holds their sockets, and starts a dead one's successor.
 
-Invariant: at most one child serves, and the port stays bound for as long as this process lives: connections that come
-between a death and a start wait in the kernel's backlog.
+Invariant: at most one child does each job, and the ports stay bound for as long as this process lives: connections that
+come between a death and a start wait in the kernel's backlog. What happens to one job changes nothing for another.
 
 The parent reads nothing from the network, holds no request and opens no store: there is little that can go wrong in it.
 """
@@ -15,7 +15,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from ossensor.backoff import Backoff
@@ -42,41 +43,73 @@ def die_with(parent: int) -> None:
         os._exit(Exit.INTERNAL)
 
 
-class Keeper:
-    """Runs `serve` in a child, again and again, until told to stop."""
+@dataclass(slots=True)
+class Job:
+    """What one child does, again and again, and the child that does it now."""
 
-    def __init__(
-        self,
-        serve: Callable[[], int],
-        backoff: Backoff,
-        restarting: Callable[[int, str, float], None],
-    ) -> None:
-        self._serve = serve
-        self._backoff = backoff
+    name: str
+    run: Callable[[], int]
+    backoff: Backoff
+    vital: bool = False  # when it says that no restart will help, there is no use in the others
+    patience_s: float = _PATIENCE_S  # between SIGTERM and SIGKILL
+    pid: int = 0  # 0 while none runs
+    last_pid: int = 0
+    started_s: float = 0.0
+    due_s: float = 0.0  # when the next one may start
+    given_up: bool = False
+
+
+class Keeper:
+    """Has each job done in a child of its own until told to stop."""
+
+    def __init__(self, jobs: Sequence[Job], restarting: Callable[[str, int, str, float], None]) -> None:
+        self._jobs = jobs
         self._restarting = restarting
 
     def run(self) -> int:
-        """The exit code: 0 after a stop, CONFIGURATION when the child says that no restart will help."""
+        """The exit code: 0 after a stop, CONFIGURATION when a vital child says that no restart will help."""
         # Blocked and waited for, instead of handled: signals are input to this loop and interrupt nothing in it.
         # A blocked SIGCHLD is queued although its default is to be ignored (kernel/signal.c, sig_ignored()).
         # Never unblocked: a second Ctrl-C must not end, by its signal, a process that is about to exit with 0.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         while True:
-            started_s = time.monotonic()
-            child = self._fork(before)
-            status = self._watch(child)
-            if status is None:
+            if self._wait(before) in _STOPS:
+                self._stop()
                 return Exit.DRAINED
-            if os.waitstatus_to_exitcode(status) == Exit.CONFIGURATION:
-                return Exit.CONFIGURATION
-            now_s = time.monotonic()
-            struck = os.waitstatus_to_exitcode(status) == -signal.SIGKILL and now_s - started_s >= _SERVED_S
-            delay_s = _REST_S if struck else self._backoff.failed(now_s, started_s)
-            self._restarting(child, _cause(status), delay_s)
-            if signal.sigtimedwait(_STOPS, delay_s) is not None:
-                return Exit.DRAINED
+            for job, status in self._reap():
+                if self._ended(job, status) == Exit.CONFIGURATION and job.vital:
+                    self._stop()
+                    return Exit.CONFIGURATION
 
-    def _fork(self, mask: set[int | signal.Signals]) -> int:
+    def _wait(self, mask: set[int | signal.Signals]) -> int | None:
+        """Starts what is due, and waits for a signal, or for the next job to be due."""
+        now_s = time.monotonic()
+        resting = [job for job in self._jobs if not job.pid and not job.given_up]
+        for job in resting:
+            if job.due_s <= now_s:
+                job.started_s = now_s
+                job.pid = self._fork(job, mask)
+        waits_s = [job.due_s - now_s for job in resting if not job.pid]
+        if not waits_s:
+            return signal.sigwait(_SIGNALS)
+        info = signal.sigtimedwait(_SIGNALS, min(waits_s))
+        return None if info is None else info.si_signo
+
+    def _ended(self, job: Job, status: int) -> int:
+        """The exit code of the job's child, which is dead; when there will be a successor is settled."""
+        code = os.waitstatus_to_exitcode(status)
+        if code == Exit.CONFIGURATION:
+            job.given_up = True
+            return code
+        now_s = time.monotonic()
+        struck = code == -signal.SIGKILL and now_s - job.started_s >= _SERVED_S
+        delay_s = _REST_S if struck else job.backoff.failed(now_s, job.started_s)
+        job.due_s = now_s + delay_s
+        self._restarting(job.name, job.last_pid, _cause(status), delay_s)
+        return code
+
+    @staticmethod
+    def _fork(job: Job, mask: set[int | signal.Signals]) -> int:
         parent = os.getpid()
         pid = os.fork()
         if pid:
@@ -87,7 +120,7 @@ class Keeper:
             # Until the server has its own handlers, Ctrl-C ends the child without a traceback.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            code = self._serve()
+            code = job.run()
         except BaseException:  # noqa: BLE001 -- the frames above belong to the parent; nothing may return into them
             traceback.print_exc()
         finally:
@@ -96,38 +129,35 @@ class Keeper:
                 sys.stderr.flush()
             os._exit(code)
 
-    def _watch(self, child: int) -> int | None:
-        """The child's wait status when it dies by itself; None when we were told to stop, and it has ended."""
-        while True:
-            if signal.sigwait(_SIGNALS) in _STOPS:
-                self._stop(child)
-                return None
-            status = _reap(child)
-            if status is not None:
-                return status
+    def _stop(self) -> None:
+        """Ends the children one after the other: what the first still stored, the second still passes on."""
+        for job in self._jobs:
+            self._reap()
+            if not job.pid:
+                continue
+            os.kill(job.pid, signal.SIGTERM)
+            deadline_s = time.monotonic() + job.patience_s
+            while job.pid:
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0 or signal.sigtimedwait({signal.SIGCHLD}, left_s) is None:
+                    os.kill(job.pid, signal.SIGKILL)
+                    os.waitpid(job.pid, 0)
+                    break
+                self._reap()
 
-    def _stop(self, child: int) -> None:
-        os.kill(child, signal.SIGTERM)
-        deadline_s = time.monotonic() + _PATIENCE_S
-        while _reap(child) is None:
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0 or signal.sigtimedwait({signal.SIGCHLD}, left_s) is None:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                return
-
-
-def _reap(child: int) -> int | None:
-    """The child's wait status if it has died. As PID 1 we inherit strangers, and bury them without a word."""
-    found = None
-    with contextlib.suppress(ChildProcessError):  # no children at all are left
-        while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            if pid == child:
-                found = status
-    return found
+    def _reap(self) -> list[tuple[Job, int]]:
+        """Jobs whose child has died, and how. As PID 1 we inherit strangers, and bury them without a word."""
+        found = []
+        with contextlib.suppress(ChildProcessError):  # no children at all are left
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    break
+                for job in self._jobs:
+                    if job.pid == pid:
+                        job.pid, job.last_pid = 0, pid
+                        found.append((job, status))
+        return found
 
 
 def _cause(status: int) -> str:

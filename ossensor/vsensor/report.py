@@ -26,6 +26,7 @@ class Report:
         self._as_json = as_json
         self._totals: Mapping[tuple[str, str], Total] = {}
         self._tally: dict[str, int] = {}
+        self._streamed: dict[str, int] = {}
 
     def _say(self, sentence: str, event: str, **members: Any) -> None:
         self._write(json.dumps({"event": event, **members}) if self._as_json else sentence)
@@ -46,10 +47,46 @@ class Report:
         if self._as_json:
             self._say("", "serving", pid=pid)
 
-    def restarting(self, pid: int, why: str, delay_s: float) -> None:
+    def streams(self, readers: str | None, vxlan: str | None) -> None:
+        """Where what is stored is told on."""
+        ways = [f"to readers of tcp://{readers}"] if readers else []
+        ways += [f"as VXLAN to udp://{vxlan}"] if vxlan else []
+        self._say(f"vsensor: streaming {' and '.join(ways)}", "streams", pcap_over_ip=readers, vxlan=vxlan)
+
+    def streaming(self, pid: int) -> None:
+        """As `serving`."""
+        if self._as_json:
+            self._say("", "streaming", pid=pid)
+
+    def reader_joined(self, peer: str) -> None:
+        self._say(f"streams: {peer} reads", "reader_joined", peer=peer)
+
+    def reader_left(self, peer: str, packets: int, unsent: int) -> None:
+        """By itself, or because there is nothing more to read; what it had not taken then is `unsent`."""
+        sentence = f"streams: {peer} has read {packets:,} packets"
+        self._say(sentence, "reader_left", peer=peer, packets=packets, unsent=unsent)
+
+    def reader_cut_off(self, peer: str, packets: int, unsent: int, behind_bytes: int) -> None:
         self._say(
-            f"vsensor: the serving process {pid} {why}; the next one starts in {delay_s:.1f} s",
+            f"streams: {peer} CUT OFF, {behind_bytes:,} bytes behind, after {packets:,} packets; {unsent:,} not sent",
+            "reader_cut_off",
+            peer=peer,
+            packets=packets,
+            unsent=unsent,
+            behind_bytes=behind_bytes,
+        )
+
+    def streamed(self, counts: Mapping[str, int]) -> None:
+        """What became of packets that were to be streamed, when that has changed; see streams/books.py."""
+        if counts != self._streamed:
+            self._say("streams: " + ", ".join(f"{n:,} {name}" for name, n in counts.items()), "streamed", **counts)
+            self._streamed = dict(counts)
+
+    def restarting(self, what: str, pid: int, why: str, delay_s: float) -> None:
+        self._say(
+            f"vsensor: the {what} process {pid} {why}; the next one starts in {delay_s:.1f} s",
             "restarting",
+            what=what,
             pid=pid,
             why=why,
             delay_s=round(delay_s, 3),

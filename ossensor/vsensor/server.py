@@ -33,7 +33,8 @@ from .layout import Layout
 from .operator import OperatorDoor, Teller
 from .report import Report
 from .retention import Keeping
-from .store import Store, die
+from .store import Store, die, nobody_listens
+from .streams.notices import Announcer
 from .trail import Trail
 
 # A sensor keeps a handful of connections. With files.OPEN_MAX this stays under the usual 1,024 descriptors.
@@ -118,7 +119,7 @@ def make_server(collector: Collector, certificate: Certificate) -> Server:
     return Server(config)
 
 
-def run(settings: Settings, listener: socket.socket, report: Report) -> int:
+def run(settings: Settings, listener: socket.socket, report: Report, announcer: Announcer | None = None) -> int:
     """The exit code of a serving process that was asked to stop: 0, everything in hand answered and durable.
 
     Raises OSError, sqlite3.Error or ConfigurationError when the store cannot be opened.
@@ -131,8 +132,16 @@ def run(settings: Settings, listener: socket.socket, report: Report) -> int:
         rotate_bytes=keeping.rotate_bytes,
         rotate_s=keeping.rotate_s,
         limits=keeping.limits,
+        on_commit=announcer.committed if announcer is not None else nobody_listens,
     )
+
     report.recovered(store.recovery)
+
+    def tick() -> None:
+        report.progress(store.totals(), collector.tally)
+        if announcer is not None:
+            announcer.retry()
+
     store.start()
     clock = steady_clock()
     try:
@@ -143,6 +152,8 @@ def run(settings: Settings, listener: socket.socket, report: Report) -> int:
             closing(Trail(layout.trail, clock)) as trail,
             closing(Antigena(orders, trail, clock)) as antigena,
         ):
+            if announcer is not None:
+                announcer.begin(index.packets())
             introductions = Introductions(layout.root, report.introduced)
             operator = None
             if settings.operator_token is not None:
@@ -154,10 +165,12 @@ def run(settings: Settings, listener: socket.socket, report: Report) -> int:
             server = make_server(collector, settings.certificate)
             with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
                 house = Housekeeping(store, layout.root, report, compress=keeping.compress)
-                runner.run(_serve(server, listener, lambda: report.progress(store.totals(), collector.tally), house))
+                runner.run(_serve(server, listener, tick, house))
     finally:
         store.close()
-    report.progress(store.totals(), collector.tally)
+    tick()
+    if announcer is not None:
+        announcer.end()
     return Exit.DRAINED
 
 

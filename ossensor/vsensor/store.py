@@ -87,6 +87,10 @@ def die() -> None:
     os._exit(Exit.INTERNAL)
 
 
+def nobody_listens(_: list[Row]) -> None:
+    """What a store does with news of its commits where there are no streams."""
+
+
 class Store:
     """The files and the index of one collector. `append` may be called from any thread."""
 
@@ -100,6 +104,7 @@ class Store:
         limits: Limits = _NO_LIMITS,
         clock_ns: Callable[[], int] = time.time_ns,
         on_crash: Callable[[], None] = die,
+        on_commit: Callable[[list[Row]], None] = nobody_listens,
     ) -> None:
         self._index = Index(layout.index, durable=durable)
         self.recovery = recover(layout, self._index)
@@ -109,6 +114,7 @@ class Store:
         self._tidying = Tidying(layout, self._index, self._files, limits, clock_ns)
         self._clock_ns = clock_ns
         self._on_crash = on_crash
+        self._on_commit = on_commit
         self._queue: queue.SimpleQueue[Append | Repeat | Turn | None] = queue.SimpleQueue()
         self._doubtful: list[Tail] = []
         self._failing = False
@@ -290,6 +296,7 @@ class Store:
                 self._totals[key] = Total(before.packets + row.packets, before.bytes + row.length, row.file)
         for append, _, _ in written:
             append.done.set_result(Outcome.STORED)
+        self._on_commit([row for _, row, _ in written])  # after the answers, which wait for nobody
         if self._failing:
             self._failing = False
             _log.warning("store: writing again")

@@ -51,7 +51,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__", "commands_look", "ecs.command", "operator.command"),
 )
 # A package's own __init__ holds its docstring; whatever stands in one must be fit for every importer.
-BARE_PACKAGES = {"transport", "capture", "workers", "vsensor", "antigena", "ecs", "operator"}
+BARE_PACKAGES = {"transport", "capture", "workers", "vsensor", "vsensor.streams", "antigena", "ecs", "operator"}
 
 VSENSOR_MAY_IMPORT = {
     *(

@@ -169,12 +169,12 @@ def test_a_crash_loop_is_slowed_down_and_a_stop_ends_it_at_once() -> None:
     driver = """
 import sys
 from ossensor.backoff import Backoff
-from ossensor.vsensor.keeper import Keeper
-def say(pid, why, delay_s):
+from ossensor.vsensor.keeper import Job, Keeper
+def say(what, pid, why, delay_s):
     print(why, round(delay_s, 3), flush=True)
 class Full:
     def random(self): return 1.0
-sys.exit(Keeper(lambda: 3, Backoff(cap_s=0.4, rng=Full()), say).run())
+sys.exit(Keeper([Job("serving", lambda: 3, Backoff(cap_s=0.4, rng=Full()))], say).run())
 """
     with subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -190,13 +190,13 @@ def test_a_child_that_was_killed_at_its_work_has_a_successor_soon_however_often(
     driver = """
 import os, signal, sys, time
 from ossensor.backoff import Backoff
-from ossensor.vsensor.keeper import _SERVED_S, Keeper
-def say(pid, why, delay_s):
+from ossensor.vsensor.keeper import _SERVED_S, Job, Keeper
+def say(what, pid, why, delay_s):
     print(why, delay_s, flush=True)
 def serve():
     time.sleep(_SERVED_S * 1.05)  # the time of service itself
     os.kill(os.getpid(), signal.SIGKILL)
-sys.exit(Keeper(serve, Backoff(), say).run())
+sys.exit(Keeper([Job("serving", serve, Backoff())], say).run())
 """
     with subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -208,12 +208,46 @@ sys.exit(Keeper(serve, Backoff(), say).run())
     assert code == Exit.DRAINED
 
 
+def test_a_job_that_fails_or_gives_up_changes_nothing_for_another_and_a_stop_ends_them_in_order() -> None:
+    driver = """
+import os, signal, sys, time
+from ossensor.backoff import Backoff
+from ossensor.vsensor.keeper import Job, Keeper
+def say(text):
+    os.write(1, text.encode() + b"\\n")  # in one piece, or lines of several processes would mix
+def serve(name):
+    def run():
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        say(name + " runs")
+        signal.sigwait({signal.SIGTERM})
+        say(name + " ends")
+        return 0
+    return run
+jobs = [Job("serving", serve("serving"), Backoff(), vital=True), Job("gives up", lambda: 78, Backoff())]
+jobs += [Job("fails", lambda: 3, Backoff(base_s=0.01, cap_s=0.01)), Job("streaming", serve("streaming"), Backoff())]
+sys.exit(Keeper(jobs, lambda what, pid, why, delay_s: say(what + " " + why)).run())
+"""
+    with subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = []
+        while lines.count("fails ended with code 3") < 3 or not {"serving runs", "streaming runs"} <= set(lines):
+            lines.append(process.stdout.readline().strip())
+        process.terminate()
+        lines += process.stdout.read().splitlines()
+        code = process.wait(10)
+
+    kept = [line for line in lines if not line.startswith("fails")]
+    assert sorted(kept[:2]) == ["serving runs", "streaming runs"]
+    assert kept[2:] == ["serving ends", "streaming ends"]
+    assert code == Exit.DRAINED
+
+
 def test_a_child_that_says_that_its_configuration_is_wrong_is_not_restarted() -> None:
     driver = """
 import sys
 from ossensor.backoff import Backoff
-from ossensor.vsensor.keeper import Keeper
-sys.exit(Keeper(lambda: 78, Backoff(), print).run())
+from ossensor.vsensor.keeper import Job, Keeper
+sys.exit(Keeper([Job("serving", lambda: 78, Backoff(), vital=True)], print).run())
 """
     done = subprocess.run([sys.executable, "-c", driver], capture_output=True, check=False, timeout=20)
 
