@@ -3,7 +3,7 @@
 # Debian's python3 is 3.11, the version that pypcap's sdist builds on; another 3.11 can be named: make PYTHON=...
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint chaos bench suricata system system-test clean
+.PHONY: help install run test lint chaos bench containers lock suricata system system-test clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,6 +15,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 SYSTEM := gcc libc6-dev libpcap-dev python3-dev python3-venv
 SYSTEM_TEST := ethtool grep iproute2 nftables openssl procps strace tcpdump tcpreplay tshark util-linux
 SYSTEM_BENCH := netcat-openbsd socat zstd
+SYSTEM_CONTAINERS := aardvark-dns buildah debootstrap netavark podman runc
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
@@ -90,6 +91,19 @@ bench: system-test install  ## what capturing and forwarding cost beside tcpdump
 	$(call apt,$(SYSTEM_BENCH))
 	@$(BIN)/python bench/capture.py --lossless
 	@$(BIN)/python bench/forward.py --lossless
+
+containers: system-test install $(VENV)/.installed-test  ## build both images and run them as on Fargate; root, podman
+	$(call apt,$(SYSTEM_CONTAINERS))
+	@$(BIN)/pytest -s --timeout 1200 -o faulthandler_timeout=900 tests/containers $(PYTEST_ARGS)
+
+# What is installed into the images, each package with the hashes of all its files, for every architecture.
+COMPILE := .run/lock/bin/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
+  --no-header --no-annotate
+lock:  ## pin again what the images are made of (deploy/requirements*.txt), to what is newest
+	@mkdir -p .run && "$(PYTHON)" -m venv .run/lock && .run/lock/bin/pip install -q pip-tools
+	@$(COMPILE) --upgrade -o deploy/requirements.txt pyproject.toml
+	@$(COMPILE) --upgrade --extra vsensor -c deploy/requirements.txt -o deploy/requirements-vsensor.txt pyproject.toml
+	@echo 'setuptools>=74.1' | $(COMPILE) --upgrade --allow-unsafe -o deploy/requirements-build.txt -
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) .run build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -54,17 +54,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add(raw: bytes, args: argparse.Namespace) -> tuple[Any, list[str]]:
-    from . import fargate, sidecar  # noqa: PLC0415  pydantic is slow to import, and `--help` needs none of it
+    from . import fargate, objections, sidecar  # noqa: PLC0415  pydantic is slow to import, and `--help` needs none of it
     from .document import read  # noqa: PLC0415  likewise
 
     faults: list[str] = []
     environment = _environment(args.env, faults)
     if bool(args.log_group) != bool(args.log_region):
         faults.append("--log-group and --log-region: give both or neither")
-    try:
-        document, tasks = read(_parsed(raw), args.resource)
-    except ConfigurationError as e:
-        raise ConfigurationError([*faults, *e.faults]) from None
     wanted = sidecar.Sidecar(
         image=_maybe_computed(args.image),
         vsensor=_maybe_computed(args.vsensor),
@@ -75,11 +71,18 @@ def _add(raw: bytes, args: argparse.Namespace) -> tuple[Any, list[str]]:
         log_group=args.log_group,
         log_region=args.log_region,
     )
+    faults += objections.of_arguments(wanted)
+    try:
+        document, tasks = read(_parsed(raw), args.resource)
+    except ConfigurationError as e:
+        raise ConfigurationError([*faults, *e.faults]) from None
     for task in tasks:
-        faults += [*fargate.faults(task), *sidecar.faults(task, wanted)]
+        faults += [*fargate.faults(task), *objections.of_task(task, wanted)]
     if faults:
         raise ConfigurationError(faults)
-    return document, [remark for task in tasks for remark in sidecar.put(task, wanted)]
+    for task in tasks:
+        sidecar.put(task, wanted)
+    return document, [remark for task in tasks for remark in objections.remarks(task, wanted)]
 
 
 def _parsed(raw: bytes) -> Any:

@@ -104,19 +104,18 @@ def read(document: Any, resources: Sequence[str] = ()) -> tuple[Any, list[Task]]
     Raises ConfigurationError with every fault of the shape.
     """
     document = copy.deepcopy(document)
-    found = [document] if isinstance(document, list) else document
     if isinstance(document, list):
         tasks = [Task("", Node({"containerDefinitions": document}, as_in_the_api), whole=False)]
-    elif not isinstance(found, dict):
+    elif not isinstance(document, dict):
         raise ConfigurationError(["not a task definition: neither a JSON object nor a list of containers"])
-    elif isinstance(found.get("Resources"), dict):
-        tasks = _of_template(found["Resources"], resources)
-    elif found.get("Type") == _RESOURCE_TYPE and isinstance(found.get("Properties"), dict):
-        tasks = [Task("", Node(found["Properties"], as_in_cloudformation))]
-    elif "ContainerDefinitions" in found:
-        tasks = [Task("", Node(found, as_in_cloudformation))]
+    elif isinstance(document.get("Resources"), dict):
+        tasks = _of_template(document["Resources"], resources)
+    elif document.get("Type") == _RESOURCE_TYPE and isinstance(document.get("Properties"), dict):
+        tasks = [Task("", Node(document["Properties"], as_in_cloudformation))]
+    elif "ContainerDefinitions" in document:
+        tasks = [Task("", Node(document, as_in_cloudformation))]
     else:
-        document = _registrable(found)
+        document = _registrable(document)
         tasks = [Task("", Node(document, as_in_the_api))]
     if resources and not (isinstance(document, dict) and "Resources" in document):
         raise ConfigurationError(["--resource: the document is no CloudFormation template with `Resources`"])

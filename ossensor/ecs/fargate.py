@@ -1,7 +1,7 @@
 """What cannot run on Fargate, sensor or not, with the reason. Pure.
 
-Only what AWS documents as refused is refused here (Amazon ECS developer guide, "Task definition parameters for
-Fargate" and "Task definition differences for Fargate"), since a rule that is out of date would refuse what works:
+Only what AWS documents as refused is refused here (the API's reference, and the developer guide's "Task definition
+differences for Fargate"), since a rule that is out of date would refuse what works:
 `tmpfs` was on that list until January 2026 and is not here. A value that CloudFormation computes is not judged.
 """
 
@@ -144,6 +144,7 @@ _NOT_IN_A_CONTAINER: Final = (
     "disableNetworking",
     "dnsServers",
     "dnsSearchDomains",
+    "hostname",
 )
 
 
@@ -152,7 +153,7 @@ def _of_container(container: Node) -> Iterator[str]:
         if container.has(name) and container.get(name) not in (False, "false", None):
             yield f"{container.spell(name)}: not on Fargate"
     linux = container.node("linuxParameters")
-    for name in ("devices", "maxSwap", "swappiness"):
+    for name in ("devices", "sharedMemorySize", "maxSwap", "swappiness"):
         if linux.has(name):
             yield f"{linux.spell(name)}: not on Fargate"
     added = [name for name in linux.node("capabilities").texts("add") if name not in _ADDABLE]

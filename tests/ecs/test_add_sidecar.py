@@ -170,15 +170,19 @@ def test_a_sensor_that_is_there_is_brought_up_to_date_and_keeps_what_its_owner_g
     assert "in the clear" not in json.dumps(container)
 
 
-def test_a_host_name_that_was_a_secret_is_a_variable_afterwards_and_not_both(add: Any) -> None:
+def test_what_was_a_secret_stays_one_or_becomes_a_variable_and_is_never_both(add: Any) -> None:
     task = add(API["least"]).document
+    names = ("VSENSOR_HOSTNAME", "OSSENSOR_NETWORK_DEVICE", "BPF")
     sensor_of(task)["environment"] = []
-    sensor_of(task)["secrets"].append({"name": "VSENSOR_HOSTNAME", "valueFrom": "arn:of-the-name"})
+    sensor_of(task)["secrets"] += [{"name": name, "valueFrom": "arn:of-it"} for name in names]
 
-    container = sensor_of(add(task).document)
+    container = sensor_of(add(task, "--env", "BPF=tcp").document)
 
-    assert pairs(container)["VSENSOR_HOSTNAME"] == "vsensor.example"
-    assert pairs(container, "secrets", "valueFrom") == {"VSENSOR_HMAC_KEY": KEY_ARN}
+    assert pairs(container) == {"OSSENSOR_MEMORY_MB": "128", "VSENSOR_HOSTNAME": "vsensor.example", "BPF": "tcp"}
+    assert pairs(container, "secrets", "valueFrom") == {
+        "VSENSOR_HMAC_KEY": KEY_ARN,
+        "OSSENSOR_NETWORK_DEVICE": "arn:of-it",
+    }
 
 
 def test_what_only_ecs_sets_is_all_that_a_described_definition_loses() -> None:
@@ -283,6 +287,8 @@ def with_container(**members: Any) -> dict[str, Any]:
             "container 'web': capabilities NET_ADMIN: on Fargate only SYS_PTRACE can be added",
         ),
         (with_container(linuxParameters={"devices": [{"hostPath": "/dev/x"}]}), "container 'web': devices: not on"),
+        (with_container(linuxParameters={"sharedMemorySize": 64}), "container 'web': sharedMemorySize: not on"),
+        (with_container(hostname="web"), "container 'web': hostname: not on Fargate"),
         (with_container(portMappings=[{"containerPort": 80, "hostPort": 8080}]), "container 'web': hostPort 8080 is"),
         (with_container(logConfiguration={"logDriver": "syslog"}), "container 'web': log driver syslog"),
         (with_container(resourceRequirements=[{"type": "GPU", "value": "1"}]), "container 'web': a GPU: not on"),
@@ -328,6 +334,10 @@ def test_what_cannot_work_is_refused_with_its_reason(given: Any, reason: str, ad
         (["--log-group", "g"], "--log-group and --log-region: give both or neither"),
         (["--resource", "Web"], "--resource: the document is no CloudFormation template"),
         (["--vsensor", "https://vsensor.example"], "VSENSOR_HOSTNAME"),
+        (["--env", "OSSENSOR_DRAIN_SECONDS=" + "9" * 5000], "OSSENSOR_DRAIN_SECONDS"),
+        (["--key-secret", "0123" * 16], "--key-secret: not the ARN of a secret"),
+        (["--name", "the sensor"], "--name 'the sensor': letters, digits, - and _"),
+        (["--image", ""], "--image: is empty"),
     ],
 )
 def test_what_the_sensor_itself_would_refuse_is_refused_before_it_is_deployed(

@@ -47,7 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("start",),
     ("ecs.document",),
     ("ecs.fargate",),
-    ("ecs.sidecar",),
+    ("ecs.sidecar", "ecs.objections"),
     ("cli", "__main__", "commands_look", "ecs.command", "operator.command"),
 )
 # A package's own __init__ holds its docstring; whatever stands in one must be fit for every importer.
