@@ -13,7 +13,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # What pypcap is compiled with, and what the tests drive. dpkg-query decides, so a machine that has them needs no root.
 SYSTEM := gcc libc6-dev libpcap-dev python3-dev python3-venv
-SYSTEM_TEST := ethtool grep iproute2 nftables openssl procps strace tcpdump tcpreplay tshark util-linux
+SYSTEM_TEST := ethtool grep iproute2 nftables openssl procps strace systemd tcpdump tcpreplay tshark util-linux
 SYSTEM_BENCH := netcat-openbsd socat zstd
 SYSTEM_CONTAINERS := aardvark-dns buildah debootstrap netavark podman runc
 
@@ -85,7 +85,7 @@ test: lint suricata  ## lint, types, and every test; in a user namespace where t
 
 chaos: system-test install $(VENV)/.installed-test  ## outages of a minute each, in place of a quarter; root
 	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/netns/test_outages.py tests/netns/test_kills.py tests/netns/test_slow_vsensor.py \
-	  $(PYTEST_ARGS)
+	  tests/netns/test_handover.py $(PYTEST_ARGS)
 
 bench: system-test install  ## what capturing and forwarding cost beside tcpdump; half an hour, root
 	$(call apt,$(SYSTEM_BENCH))

@@ -88,6 +88,10 @@ class Budget:
         self._given |= granted
         return granted
 
+    def inherited(self, key: Hashable, share: Share) -> None:
+        """Memory that is given out already, by the predecessor of this process."""
+        self._given[key] = share
+
     def _left_by_descriptors(self, wanted: int) -> int:
         if self._descriptors is None:
             return wanted

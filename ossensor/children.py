@@ -15,6 +15,7 @@ from .errors import Exit
 # A fork and what follows it cost some ten milliseconds of processor time.
 RESTART_SPACING_S: Final = 0.05
 _KILLS_BEFORE_WORK: Final = 20
+HEALTHY_S: Final = 60.0
 
 
 class State(Enum):
@@ -72,6 +73,8 @@ class Child:
         self.name = name
         self.state = State.IDLE
         self.failures = 0  # in a row, without a time of health between
+        self.restarts = 0
+        self.trouble = ""  # how it ended last, unless it was asked to
         self.due_s = 0.0
         self._started_s = 0.0
         self._backoff = Backoff()
@@ -85,13 +88,16 @@ class Child:
         self.step(Event.START)
         self._started_s = now_s
 
-    def ended(self, exit_code: int, now_s: float, healthy_s: float = 60.0, *, struck: bool = False) -> State:
+    def ended(self, exit_code: int, now_s: float, healthy_s: float = HEALTHY_S, *, struck: bool = False) -> State:
         """Takes in an exit, and sets the time of the next start where there is to be one.
 
         `struck`: it was at work, and somebody killed it. Nothing says that its successor would fail, so that one
         starts at once, but for a short rest that keeps the cost of dying without end below a fork's share of a core.
         """
         state = self.step(verdict(exit_code))
+        if state is not State.STOPPED:
+            self.trouble = describe(exit_code)
+            self.restarts += 1
         if state is State.BACKOFF and struck:
             self.due_s = max(now_s, self._started_s + RESTART_SPACING_S)
         elif state is State.BACKOFF:
@@ -107,10 +113,15 @@ class Child:
         self._killed_before_work = 0 if worked else self._killed_before_work + 1
         return self._killed_before_work < _KILLS_BEFORE_WORK
 
-    def could_not_start(self, now_s: float) -> None:
+    def could_not_start(self, now_s: float, why: str = "") -> None:
         """The attempt failed before there was a process; it counts like a death."""
         self.started(now_s)
         self.ended(Exit.GAVE_UP, now_s)
+        self.trouble = why or self.trouble
+
+    def failing(self, now_s: float) -> int:
+        """Failures in a row up to now: none once it has been healthy for a while."""
+        return 0 if self.alive and now_s - self._started_s >= HEALTHY_S else self.failures
 
     def hurry(self) -> None:
         """Ends the back-off: the drain has begun."""

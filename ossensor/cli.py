@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from . import __version__
@@ -24,6 +25,19 @@ def _parser() -> argparse.ArgumentParser:
     interfaces = commands.add_parser("interfaces", help="show which interfaces would be captured, and why")
     for command in (check, interfaces):
         command.add_argument("--json", action="store_true", help="for programs")
+    status = commands.add_parser("status", help="show how a running sensor is")
+    status.add_argument("--watch", action="store_true", help="again each second, until Ctrl-C")
+    status.add_argument("--json", action="store_true", help="for programs; one line each with --watch")
+    health = commands.add_parser("health", help="for a health check: 0, or 1 where starting it again might help")
+    for command in (status, health):
+        command.add_argument("--socket", default="", metavar="ADDRESS", help="in place of OSSENSOR_STATUS_SOCKET")
+    systemd = commands.add_parser("systemd", help="the sensor as a service of systemd")
+    install = systemd.add_subparsers(dest="what", required=True, metavar="WHAT").add_parser(
+        "install", help="write the unit; what is there of settings and key is left as it is"
+    )
+    install.add_argument("--from-ini", metavar="FILE", help="take settings and key from an INI file with [osSensor]")
+    install.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    install.add_argument("--root", default="/", metavar="DIR", help="write below this folder, for an image")
     audit = commands.add_parser("audit", help="hold a vSensor's store against the books of its sensors")
     audit.add_argument("stores", metavar="DIR", nargs="+", help="stores, audited as one; the vSensors may be running")
     audit.add_argument("--json", action="store_true", help="for programs")
@@ -57,6 +71,25 @@ def _interfaces(arguments: argparse.Namespace) -> int:
     from .commands_look import interfaces  # noqa: PLC0415  see the module
 
     return interfaces(os.environ, as_json=arguments.json)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from .status.command import status  # noqa: PLC0415  see the module
+
+    return status(os.environ, watch=arguments.watch, as_json=arguments.json, address=arguments.socket)
+
+
+def _health(arguments: argparse.Namespace) -> int:
+    from .status.command import health  # noqa: PLC0415  see the module
+
+    return health(os.environ, address=arguments.socket)
+
+
+def _systemd(arguments: argparse.Namespace) -> int:
+    from .systemd.install import install  # noqa: PLC0415  see the module
+
+    ini = Path(arguments.from_ini) if arguments.from_ini else None
+    return install(root=Path(arguments.root), ini=ini, dry_run=arguments.dry_run)
 
 
 def _audit(arguments: argparse.Namespace) -> int:
@@ -93,6 +126,9 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "run": _run,
     "check": _check,
     "interfaces": _interfaces,
+    "status": _status,
+    "health": _health,
+    "systemd": _systemd,
     "audit": _audit,
     "ecs": _ecs,
     "extract": _extract,

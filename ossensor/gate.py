@@ -17,6 +17,7 @@ from .capture.filterbank import FilterBank
 from .children import State
 from .complaints import Complaints
 from .errors import ConfigurationError
+from .legacy import FlowKeeper
 from .logs import fields
 from .port import Port
 from .settings import bpf_fault
@@ -28,8 +29,9 @@ log = logging.getLogger(__name__)
 class Gate:
     """The present bank, and how ports come to it. Ports that drain are shut for good and left alone."""
 
-    def __init__(self, bank: FilterBank) -> None:
+    def __init__(self, bank: FilterBank, keeper: FlowKeeper) -> None:
         self.bank = bank
+        self._keeper = keeper
         self._complaints = Complaints(log)
 
     def program(self, interface: str) -> bytes:
@@ -101,6 +103,7 @@ class Gate:
         try:
             if flows != self.bank.flows:
                 self.use(self.bank.with_flows(flows), ports)
+                self._keeper.keep(flows)
         except ConfigurationError as e:
             self._complaints.say("the sensor's own upload cannot be excluded", why="; ".join(e.faults))
             return False

@@ -18,28 +18,28 @@ import secrets
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from .accounting import Books, Reason
 from .budget import Share
 from .capture import bpf
-from .capture.engine import Engine, Tuning, open_engine
+from .capture.engine import Engine, Tuning, inherited_engine, open_engine
 from .children import Child, Event, State
 from .errors import ConfigurationError, Exit, InterfaceGoneError, PrivilegeError
 from .interfaces import Interface
+from .legacy import PORT, Legacy, Note
 from .region import Region
 from .slots import Pipes, Producer, ring_for_dead
 from .spawn import Forge, Process
+from .systemd.fdstore import Store
 from .workers.batcher import rescue
 from .workers.capture import CaptureWorker, Plan
 from .workers.child import Heartbeat, Signals
 
 # A worker that dies so often at one place of the ring will not get past it.
 _DEATHS_AT_ONE_PLACE: Final = 3
-_OPEN_AT_ONCE: Final = 16
 # The kernel hands over a block at the latest after this; half a batch's age leaves the other half to the worker.
 _BLOCK_TIMEOUT_MAX_MS: Final = 100
 
@@ -67,8 +67,16 @@ class Port:
     """State of one interface in the supervisor. `program` gives the filter of the moment for an interface's name."""
 
     def __init__(
-        self, interface: Interface, queue_id: int, recipe: Recipe, share: Share, program: Callable[[str], bytes]
+        self,
+        interface: Interface,
+        queue_id: int,
+        recipe: Recipe,
+        share: Share,
+        program: Callable[[str], bytes],
+        store: Store,
+        legacy: Legacy | None = None,
     ) -> None:
+        """OSError: no memory for its slots. With a legacy, interface and share are what that says."""
         self.interface = interface
         # The name in the store. A live rename changes what the interface is opened by, not the stream's identity.
         self.label = interface.name
@@ -78,7 +86,7 @@ class Port:
         self.retiring: Reason | None = None
         self.pipes = Pipes.create()
         try:
-            self.region = Region.within(share.buffer_bytes, share.slots)
+            self.region = legacy.region if legacy else Region.within(share.buffer_bytes, share.slots)
         except OSError:
             self.pipes.close()
             raise
@@ -96,6 +104,15 @@ class Port:
         self._epoch_drops = 0
         self._own: Counter[Reason] = Counter()
         self._died_at: list[int] = []  # of the deaths in a row that nobody else caused: where in the ring
+        self._store = store
+        self._kept = ""  # the name under which the service manager keeps socket and slots
+        self.handing_over = False
+        if legacy is not None:
+            try:
+                self._take_over(legacy)
+            except OSError:
+                self.pipes.close()
+                raise
 
     # -- the capture socket ---------------------------------------------------------------------------------------
 
@@ -105,6 +122,23 @@ class Port:
             return open_engine(self._recipe.engine, self.interface, bpf.REJECT_ALL, self._tuning)
         except (ConfigurationError, InterfaceGoneError, PrivilegeError, OSError) as e:
             raise CannotCaptureError(str(e)) from e
+
+    def _take_over(self, legacy: Legacy) -> None:
+        """The epoch goes on: what is done for a worker that was killed, and the books as the page has them."""
+        self.label = legacy.note.label
+        self._kept = legacy.name if self._store.holds(legacy.name) else ""
+        self._epoch = bytes.fromhex(legacy.note.epoch)
+        self._received, self._kernel_drops, own = self.region.totals()
+        self._own.update(own)
+        self._epoch_received, self._epoch_drops = self.region.kernel_counts()
+        self.region.hand_over(on=False)
+        self._tuning = legacy.note.tuning(self._tuning)
+        self._engine = inherited_engine(legacy.socket, legacy.note.linktype, self._tuning)
+        self._save()
+        try:
+            self.refilter(self._program(self.interface.name))
+        except (ConfigurationError, OSError):
+            self.refilter(None)  # shut, until the supervisor's next tick finds that it compiles (Gate.reopen)
 
     def open_ahead(self) -> None:
         """Opens what `start` will want, from any thread; what goes wrong is told by `start`, which tries again."""
@@ -127,6 +161,23 @@ class Port:
         self._epoch_received = self._epoch_drops = 0
         self._died_at.clear()
         self.region.begin_epoch()
+        self.region.set_totals(self._received, self._kernel_drops, self._own)
+        if engine.survives_reader:
+            self._keep(engine)
+
+    def _keep(self, engine: Engine) -> None:
+        """From here on the epoch outlives this process. See legacy.py."""
+        note = Note(
+            label=self.label,
+            ifindex=self.interface.index,
+            epoch=self._epoch.hex(),
+            linktype=engine.linktype,
+            ring_bytes=self._tuning.ring_bytes,
+            timeout_ms=self._tuning.timeout_ms,
+        )
+        fd = note.sealed()
+        self._kept = self._store.keep(PORT, (engine.socket.fileno(), self.region.fd, fd))
+        os.close(fd)
 
     @property
     def capturing(self) -> bool:
@@ -187,6 +238,8 @@ class Port:
             lost = self._epoch_received - self._epoch_drops - self.region.committed_in_epoch()
         self._own[reason] += lost
         self.region.set_totals(self._received, self._kernel_drops, self._own)
+        self._store.forget(self._kept)
+        self._kept = ""
         engine.socket.close()
         self._engine = None
         return lost
@@ -199,8 +252,8 @@ class Port:
             try:
                 engine, self._ahead = self._ahead or self._open(), None
                 self._admit(engine)
-            except CannotCaptureError:
-                self.child.could_not_start(time.monotonic())
+            except CannotCaptureError as e:
+                self.child.could_not_start(time.monotonic(), str(e))
                 raise
             self._adopt(engine)
         self._fork(forge)
@@ -227,16 +280,27 @@ class Port:
         try:
             self.process = forge.spawn(self.child.name, heartbeat, keep, work)
         except OSError as e:
-            self.child.could_not_start(time.monotonic())
+            self.child.could_not_start(time.monotonic(), f"no process to be had: {e}")
             raise CannotCaptureError(f"no process to be had: {e}") from e
         engine.lend()
         self.child.started(time.monotonic())
+
+    def hand_over(self) -> bool:
+        """Has the worker leave, with filter and epoch as they are, to another life of the sensor; False: stop it."""
+        if not self._kept or self.retiring is not None:
+            return False
+        self.handing_over = True
+        self.region.hand_over(on=True)
+        self.read_statistics()
+        if self.child.step(Event.STOP) is State.DRAINING and self.process is not None:
+            self.process.signal(signal.SIGTERM)
+        return True
 
     def stop(self, forge: Forge) -> None:
         """Shuts the filter and has a worker read what the kernel still holds, forking one if none is alive."""
         self._shut_for_good()
         self.read_statistics()
-        if self.child.state is State.BACKOFF and self._engine is not None:
+        if self.child.state in {State.BACKOFF, State.IDLE} and self._engine is not None:
             with contextlib.suppress(CannotCaptureError):
                 self._fork(forge)
         if self.child.step(Event.STOP) is State.DRAINING and self.process is not None:
@@ -256,6 +320,9 @@ class Port:
         struck = process is not None and process.struck(exit_code)
         struck = struck and self.child.may_hurry(worked=self.maybe_reading_s is not None)
         state = self.child.ended(exit_code, time.monotonic(), struck=struck)
+        if self.handing_over:
+            self._save()
+            return 0
         if asked:
             return self._close_epoch(self.retiring or Reason.SHUTDOWN)
         if self._engine is not None and self._engine.survives_reader and not self._hopeless(struck=struck):
@@ -296,7 +363,10 @@ class Port:
         if self.process is not None:
             self.process.kill()
             self.process = None
-        self._close_epoch(Reason.SHUTDOWN)
+        if self.handing_over:
+            self._save()
+        else:
+            self._close_epoch(Reason.SHUTDOWN)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -326,14 +396,3 @@ class Port:
         self.pipes.close()
         self._heartbeat.close()
         os.close(self.region.fd)
-
-
-def open_all_ahead(ports: Sequence[Port]) -> None:
-    """Opens the ports' sockets side by side; the threads are gone when it returns, so that no fork meets one.
-
-    Setting up a ring waits for an RCU grace period (af_packet.c, packet_set_ring: synchronize_net), some ten
-    milliseconds in which nothing is computed: half a second for fifty interfaces one after the other.
-    """
-    if len(ports) > 1:
-        with ThreadPoolExecutor(_OPEN_AT_ONCE) as pool:
-            list(pool.map(Port.open_ahead, ports))

@@ -58,6 +58,7 @@ class Control(IntEnum):
     TOTAL_RECEIVED = 40  # supervisor: tp_packets of all epochs
     TOTAL_KERNEL_DROPS = 41  # supervisor: tp_drops of all epochs
     OWN_DROPPED = 42  # supervisor: the first of SUPERVISOR_REASONS
+    HANDING_OVER = 48  # supervisor: 1 when the worker that is to leave has a successor in another life of the sensor
 
 
 class Header(IntEnum):
@@ -263,6 +264,14 @@ class Region:
         """How long a section may become; a multiple of a word, as the slot is."""
         limit = self.control(Control.SECTION_BYTES)
         return min(self.slot_bytes, limit - limit % _WORD) if limit else self.slot_bytes
+
+    def hand_over(self, *, on: bool) -> None:
+        """Whether the epoch goes on when the present worker has left."""
+        self.set_control(Control.HANDING_OVER, int(on))
+
+    @property
+    def handing_over(self) -> bool:
+        return self.control(Control.HANDING_OVER) == 1
 
     def set_filter_text(self, text: str) -> None:
         """What sections name as their filter from now on; cut to what the page holds."""

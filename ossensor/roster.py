@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import resource
 import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from . import plans
@@ -18,11 +20,14 @@ from .children import State, describe
 from .complaints import Complaints
 from .gate import Gate
 from .interfaces import Interface, Rules, default_route_interfaces, enumerate_interfaces
+from .legacy import Legacy
 from .logs import fields
 from .outages import Outages
-from .port import CannotCaptureError, Port, open_all_ahead
+from .port import CannotCaptureError, Port
+from .region import Region
 from .settings import Settings
 from .spawn import Forge
+from .systemd.fdstore import Store
 from .transport.introduction import INTERFACES_MAX
 from .transport.protocol import LEAST_SECTION_BYTES, interface_name_ok
 from .uplink import Uplink
@@ -32,15 +37,27 @@ log = logging.getLogger(__name__)
 # Doorbells come in bursts (a bridge coming up rings dozens of times): look once per burst.
 _SETTLE_S: Final = 0.05
 _RETRY_S: Final = 5.0
+_OPEN_AT_ONCE: Final = 16
+_UNSENDABLE: Final = "an interface's name cannot be sent"
 
 
 class Roster:
     """`look_at_s` says when the interfaces are to be looked at again; None: when the doorbell rings."""
 
-    def __init__(self, settings: Settings, gate: Gate, uplink: Uplink, forge: Forge) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        gate: Gate,
+        uplink: Uplink,
+        forge: Forge,
+        store: Store,
+        legacies: Iterable[Legacy] = (),
+    ) -> None:
         self._gate = gate
         self._uplink = uplink
         self._forge = forge
+        self._store = store
+        self._legacies = list(legacies)
         self._rules = Rules.from_settings(settings)
         self._recipe = plans.recipe(settings)
         self._ports: dict[int, Port] = {}  # by ifindex: a name can be given to another interface
@@ -53,6 +70,7 @@ class Roster:
         self._complaints = Complaints(log)
         self._waiting_said = False
         self._section_bytes = 0  # at most, by the vSensor's limit; 0: no limit
+        self.refused: dict[int, tuple[Interface, str]] = {}  # by ifindex: chosen, without a port; and why
         self.look_at_s: float | None = 0.0
 
     def ports(self) -> list[Port]:
@@ -100,6 +118,8 @@ class Roster:
             self.look_at_s = time.monotonic() + _RETRY_S
             return
         wanted = {n: i for n, i in existing.items() if self._rules.decide(i, routes).captured}
+        self.refused.clear()
+        self._inherit(existing)
         self._retire_unwanted(existing, wanted)
         # libpcap cannot open an interface that is down; coming up rings.
         self._add([i for index, i in wanted.items() if index not in self._ports and i.up])
@@ -150,7 +170,7 @@ class Roster:
                 ports.append(port)
             else:
                 self._budget.give_back(queue_id)
-        open_all_ahead(ports)
+        _open_all_ahead(ports)
         for port in ports:
             self._ports[port.interface.index] = port
             port.describe_filter(self._gate.bank.described)
@@ -158,17 +178,47 @@ class Roster:
             self._uplink.hand_over(port)
             self.start_worker(port)
 
+    def _inherit(self, existing: dict[int, Interface]) -> None:
+        """Goes on with what an earlier life of the sensor captured. What is not wanted any more is retired next."""
+        legacies, self._legacies = self._legacies, []
+        for legacy in legacies:
+            note, queue_id = legacy.note, self._next_queue
+            self._next_queue += 1
+            gone = Interface(note.label, note.ifindex, loopback=False, up=False)
+            interface = existing.get(note.ifindex, gone) if legacy.alive else gone
+            share = Share(note.ring_bytes, Region.size(legacy.region.count, legacy.region.slot_bytes))
+            try:
+                port = Port(interface, queue_id, self._recipe, share, self._gate.program, self._store, legacy)
+            except OSError as e:
+                self._complaints.say("an earlier capture cannot be taken over", interface=note.label, why=e)
+                legacy.socket.close()
+                self._store.forget(legacy.name)
+                continue
+            self._budget.inherited(queue_id, share)
+            port.limit_sections(self._section_bytes)
+            port.describe_filter(self._gate.bank.described)
+            self._ports[note.ifindex] = port
+            self._uplink.hand_over(port)
+            if self._recipe.engine == "pypcap":
+                self._retire(port, Reason.SHUTDOWN, "another engine is chosen now")
+                continue
+            log.info("capture taken over", extra=fields(interface=port.label, waiting=port.region.in_flight()))
+            if interface is not gone:
+                self.start_worker(port)
+
     def _maybe_port(self, interface: Interface, queue_id: int, share: Share) -> Port | None:
         if not interface_name_ok(interface.name):
-            self._complaints.say("an interface's name cannot be sent", interface=repr(interface.name))
+            self._complaints.say(_UNSENDABLE, interface=repr(interface.name))
+            self.refused[interface.index] = interface, _UNSENDABLE
             return None
         try:
-            return Port(interface, queue_id, self._recipe, share, self._gate.program)
+            return Port(interface, queue_id, self._recipe, share, self._gate.program, self._store)
         except OSError as e:
             self._not_captured(interface, f"no memory for its slots: {e.strerror}")
             return None
 
     def _not_captured(self, interface: Interface, why: str) -> None:
+        self.refused[interface.index] = interface, why
         self._complaints.say(why, interface=interface.name)
         self.look_at_s = time.monotonic() + _RETRY_S
 
@@ -191,6 +241,11 @@ class Roster:
             self.look_at_s = self.look_at_s or time.monotonic() + _SETTLE_S
         else:
             self._told_again(port)
+
+    def release(self, port: Port) -> None:
+        """At the end: to another life of the sensor, if there may be one."""
+        if not port.hand_over():
+            self.stop_worker(port)
 
     def stop_worker(self, port: Port) -> None:
         port.stop(self._forge)
@@ -222,3 +277,14 @@ class Roster:
         self._budget.give_back(port.queue_id)
         log.info("books closed: %s", port.books(), extra=fields(interface=port.label))
         port.close()
+
+
+def _open_all_ahead(ports: Sequence[Port]) -> None:
+    """Opens the ports' sockets side by side; the threads are gone when it returns, so that no fork meets one.
+
+    Setting up a ring waits for an RCU grace period (af_packet.c, packet_set_ring: synchronize_net), some ten
+    milliseconds in which nothing is computed: half a second for fifty interfaces one after the other.
+    """
+    if len(ports) > 1:
+        with ThreadPoolExecutor(_OPEN_AT_ONCE) as pool:
+            list(pool.map(Port.open_ahead, ports))

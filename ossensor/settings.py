@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -36,6 +36,7 @@ from .variables import (
     OLD_NAMES,
     ROWS,
     SENSOR_NAME,
+    STATUS_SOCKET,
     Form,
     Row,
     describe,
@@ -85,6 +86,7 @@ class Settings:
     spool_dir: Path | None
     spool_mb: int
     metrics_address: tuple[str, int] | None
+    status_socket: str
     log_format: Literal["text", "json"]
     user: str
     capture_credential_endpoints: bool
@@ -298,6 +300,25 @@ def load_interface_settings(
     return InterfaceSettings(form.network_device, form.exclude, form.include, remarks)
 
 
+class StatusSettings(NamedTuple):
+    """Where to ask for a sensor's status. `faults` are of what is given here, whatever the variable."""
+
+    address: str
+    faults: list[str]
+
+
+def load_status_settings(environ: Mapping[str, str]) -> StatusSettings:
+    """Raises ConfigurationError for faults of the address, and for a config file that cannot be read.
+
+    That something is not given is no fault here: who asks need not have the sensor's environment, nor its key.
+    """
+    findings, _ = _gather(environ)
+    form = _judge(findings, bpf_fault, interface_names)
+    if faults := findings.in_order((CONFIG_PATH, STATUS_SOCKET)):
+        raise findings.error(faults)
+    return StatusSettings(form.status_socket, findings.in_order(findings.given))
+
+
 def load_vsensor_keys(environ: Mapping[str, str]) -> list[bytes]:
     """The keys, for the collector: from the environment only, by the sensor's rules. Raises ConfigurationError."""
     findings = _Findings()
@@ -314,10 +335,12 @@ __all__ = [
     "Loaded",
     "Row",
     "Settings",
+    "StatusSettings",
     "bpf_fault",
     "describe",
     "interface_names",
     "load",
     "load_interface_settings",
+    "load_status_settings",
     "load_vsensor_keys",
 ]

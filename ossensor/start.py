@@ -15,10 +15,13 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from . import __version__, logs
+from . import __version__, legacy, logs
 from .configfile import generate
 from .errors import ConfigurationError, Exit, PrivilegeError
 from .settings import Loaded, Settings, load
+from .systemd import fdstore
+from .systemd.fdstore import Store
+from .systemd.notify import Manager
 from .variables import CA_FILE, CONFIG_PATH, KEY_FILE, KEY_NEXT_FILE, SENSOR_NAME, TASK_METADATA
 from .workers import privileges
 from .workers.child import HELD_BACK
@@ -43,6 +46,7 @@ def run(environ: Mapping[str, str]) -> Exit:
     """
     # Held back until the loop can hear it: as PID 1, a SIGTERM that finds no handler would be ignored for good.
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    manager = Manager(environ, os.getpid())
     try:
         loaded = load(environ)
         context = _tls_context(loaded.settings)
@@ -54,8 +58,11 @@ def run(environ: Mapping[str, str]) -> Exit:
             print(f"ossensor: {fault}", file=sys.stderr)  # noqa: T201  logging is a setting, and settings failed
         for note in getattr(e, "__notes__", []):
             print(f"ossensor: warning: {note}", file=sys.stderr)  # noqa: T201  likewise
+        # `systemctl status` shows it also after the end; there is nobody left whom `ossensor status` could ask.
+        manager.status(f"refused to start: {'; '.join(e.faults)}")
         return Exit.CONFIGURATION
     except PrivilegeError as e:
+        manager.status(f"refused to start: {e}")
         print(f"ossensor: {e}", file=sys.stderr)  # noqa: T201  likewise
         return Exit.PRIVILEGE
     task = _maybe_task(environ)
@@ -72,6 +79,8 @@ def run(environ: Mapping[str, str]) -> Exit:
     if from_file:
         log.info("settings taken from the config file: %s", ", ".join(from_file))
     _write_config(loaded)
+    store = Store(environ)
+    estate = legacy.understood(fdstore.passed(environ, os.getpid()), store)
     started_in = os.getcwd()  # noqa: PTH109  a string for chdir
     os.chdir("/")
     from .supervisor import Supervisor  # noqa: PLC0415  loads pypcap and requests, which a refusal need not wait for
@@ -83,6 +92,9 @@ def run(environ: Mapping[str, str]) -> Exit:
             listener,
             _Reload(_anchored(environ, started_in), loaded, started_in, task),
             {} if task is None else task.details,
+            manager,
+            store,
+            estate,
         ).run()
     except Exception:
         # Not by unwinding: multiprocessing would wait for children that wait for us. They die with this process.

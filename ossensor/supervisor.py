@@ -28,11 +28,16 @@ from .enforcement import Enforcement
 from .errors import ConfigurationError, Exit
 from .gate import Gate
 from .interfaces import Rules
+from .legacy import Estate
 from .logs import STATS, fields
 from .netlink import Doorbell
 from .roster import Roster
 from .settings import Settings
 from .spawn import Forge, reap_strangers
+from .status.observe import Observer
+from .status.server import StatusServer
+from .systemd.fdstore import Store
+from .systemd.notify import Manager
 from .uplink import Uplink
 from .workers import privileges
 from .workers.child import HELD_BACK
@@ -45,6 +50,8 @@ _TICK_S: Final = 1.0
 _DRAINING_TICK_S: Final = 0.03
 _LATE_S: Final = 3.0
 _STATS_EVERY_S: Final = 10.0
+# For the service manager; gathering it costs some microseconds for each interface.
+_SUMMARY_EVERY_S: Final = 3.0
 # What SIGHUP can change in a running sensor.
 _RELOADABLE: Final = {"network_device", "exclude", "include", "bpf", "capture_credential_endpoints"}
 
@@ -59,7 +66,7 @@ class Phase(Enum):
 
 
 class Supervisor:
-    """See the module. `reload` gives new settings at SIGHUP, or raises ConfigurationError."""
+    """See the module. `reload` gives new settings at SIGHUP, or raises ConfigurationError; `manager` started us."""
 
     def __init__(
         self,
@@ -68,23 +75,35 @@ class Supervisor:
         metrics: socket.socket | None,
         reload: Callable[[], Settings],
         task: Mapping[str, str],
+        manager: Manager,
+        store: Store,
+        estate: Estate,
     ) -> None:
         self._settings = settings
         self._reload = reload
+        self._manager = manager
         self._forge = Forge(*privileges.user_ids(settings.user))
-        self._gate = Gate(plans.first_bank(settings))
+        bank = plans.first_bank(settings).with_flows(estate.flow_keeper.flows)
+        self._gate = Gate(bank, estate.flow_keeper)
         self._uplink = Uplink(
             plans.uploader_plan(settings, task), context, metrics, self._guard, self._heed, self._order
         )
         enforcer_plan = plans.enforcer_plan(settings)
         self._enforcement = None if enforcer_plan is None else Enforcement(enforcer_plan, self._uplink.report)
-        self._roster = Roster(settings, self._gate, self._uplink, self._forge)
+        self._roster = Roster(settings, self._gate, self._uplink, self._forge, store, estate.ports)
         self._ticked_s = 0.0
+        self._started = False
+        self._summary_at_s = 0.0
         self._phase = Phase.RUNNING
         self._exit = Exit.DRAINED
         self._deadline_s = float("inf")
         self._stats_at_s = time.monotonic() + _STATS_EVERY_S
         self._complaints = Complaints(log)
+        self._observer = Observer(settings, self._roster, self._uplink)
+        self._selector = selectors.DefaultSelector()
+        self._status: StatusServer | None = None
+        if settings.status_socket:
+            self._status = StatusServer(settings.status_socket, self._selector, self._document)
 
     # -- start and loop -------------------------------------------------------------------------------------------
 
@@ -93,11 +112,11 @@ class Supervisor:
 
         1. Signals become input of the loop, before there is a child whose end could be missed.
         2. The doorbell, before the first enumeration: a change in between rings.
-        3. Privilege shrinks to what the loop needs.
-        4. The uploader, before any interface: an interface is handed to a running uploader, now as later.
-        5. Interfaces (in the loop, as at every later doorbell).
+        3. The status socket, while this process may still make it anywhere.
+        4. Privilege shrinks to what the loop needs.
+        5. The uploader, before any interface: an interface is handed to a running uploader, now as later.
+        6. Interfaces (in the loop, as at every later doorbell).
         """
-        self._selector = selectors.DefaultSelector()
         self._wake, wake_write = socket.socketpair()
         for end in (self._wake, wake_write):
             end.setblocking(False)
@@ -108,6 +127,8 @@ class Supervisor:
         self._selector.register(self._wake, selectors.EVENT_READ, self._on_signals)
         self._doorbell = Doorbell()
         self._selector.register(self._doorbell, selectors.EVENT_READ, self._on_doorbell)
+        if self._status is not None:
+            self._status.attend(time.monotonic())
         privileges.limit_supervisor()
         logs.start()
         self._start_uploader()
@@ -118,10 +139,15 @@ class Supervisor:
             now_s = time.monotonic()
             if self._roster.look_at_s is not None and now_s >= self._roster.look_at_s:
                 self._look()
+                if not self._started:
+                    self._started = True
+                    self._manager.ready()
             if now_s >= self._tick_at_s:
                 self._tick(now_s)
             self._start_due(now_s)
             self._drain(now_s)
+        if self._status is not None:
+            self._status.close()
         self._close_books()
         return self._exit
 
@@ -144,7 +170,9 @@ class Supervisor:
         if numbers & {signal.SIGTERM, signal.SIGINT}:
             self._begin_drain()
         if signal.SIGHUP in numbers and self._phase is Phase.RUNNING:
+            self._manager.reloading()
             self._on_reload()
+            self._manager.ready()
 
     def _on_doorbell(self) -> None:
         self._doorbell.silence()
@@ -165,7 +193,9 @@ class Supervisor:
             self._gate.use(bank, self._roster.ports())
         except ConfigurationError as e:
             log.error("SIGHUP: the old settings stay: %s", "; ".join(e.faults))  # noqa: TRY400  theirs, no traceback
+            self._observer.notes["reload"] = f"SIGHUP: the old settings stay: {'; '.join(e.faults)}"
             return
+        self._observer.notes.pop("reload", None)
         changed = [f.name for f in dataclasses.fields(new) if getattr(new, f.name) != getattr(self._settings, f.name)]
         self._settings = new
         self._roster.use(Rules.from_settings(new))
@@ -180,6 +210,11 @@ class Supervisor:
     def _heed(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         self._roster.limit_sections(asked.get("section_bytes"))
         refused = self._gate.narrow(asked.get("packet_filter"), self._roster.ports())
+        self._observer.notes.pop("narrow", None)
+        if refused:
+            self._observer.notes["narrow"] = (
+                f"the vSensor's packet filter cannot be; the one before it stays: {refused}"
+            )
         return {"refused": refused, "epochs": self._roster.epochs()}
 
     def _order(self, text: str) -> None:
@@ -191,6 +226,13 @@ class Supervisor:
         if self._enforcement is not None:
             names = [port.interface.name for port in self._roster.ports()]
             self._enforcement.attend(names, self._gate.bank.flows)
+
+    def _document(self) -> bytes:
+        return self._observer.document(self._phase_name)
+
+    @property
+    def _phase_name(self) -> str:
+        return "running" if self._phase is Phase.RUNNING else "draining"
 
     # -- children -------------------------------------------------------------------------------------------------
 
@@ -262,6 +304,13 @@ class Supervisor:
             port.read_statistics()
         for port in self._roster.ports():
             self._gate.reopen(port)
+        self._observer.tick(now_s)
+        self._manager.alive(now_s)
+        if self._manager.listens and now_s >= self._summary_at_s:
+            self._summary_at_s = now_s + _SUMMARY_EVERY_S
+            self._manager.status(self._observer.summary(self._phase_name))
+        if self._status is not None:
+            self._status.attend(now_s)
         processes = [self._uplink.process, *(p.process for p in self._roster.all())]
         processes += [] if self._enforcement is None else [self._enforcement.process]
         for process in processes:
@@ -275,16 +324,22 @@ class Supervisor:
     # -- stop -----------------------------------------------------------------------------------------------------
 
     def _begin_drain(self) -> None:
-        """SIGTERM, once: shut every filter, let the workers empty their rings, then the uploader the slots."""
+        """SIGTERM, once: shut every filter, let the workers empty their rings, then the uploader the slots.
+
+        But where the service manager keeps socket and slots, filters stay open: it does not say whether it stops the
+        service or starts it again. Workers read on until all that was captured before is in slots, and the rest of
+        the ring is the successor's, or goes with the socket when there is none.
+        """
         if self._phase is not Phase.RUNNING:
             return
+        self._manager.stopping()
         self._phase = Phase.DRAINING_WORKERS
         self._deadline_s = time.monotonic() + self._settings.drain_s
         log.info("draining", extra=fields(at_most_s=self._settings.drain_s))
         if self._enforcement is not None:
             self._enforcement.stop()
         for port in self._roster.ports():
-            self._roster.stop_worker(port)
+            self._roster.release(port)
 
     def _drain(self, now_s: float) -> None:
         if self._phase is Phase.DRAINING_WORKERS and not any(p.child.alive for p in self._roster.all()):
@@ -305,8 +360,11 @@ class Supervisor:
             self._enforcement.end_now()
         self._forge.hear_out()
         for port in self._roster.all():
-            books = port.books(slots_lost=True)
             where = fields(interface=port.label)
+            if port.handing_over:
+                log.info("books handed over: %s", port.books(), extra=where)
+                continue
+            books = port.books(slots_lost=True)
             undelivered = books.received - books.delivered - books.spooled
             log.log(logging.WARNING if undelivered else logging.INFO, "books closed: %s", books, extra=where)
             if not books.balanced:

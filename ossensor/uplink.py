@@ -20,6 +20,7 @@ from .errors import Exit
 from .port import Port
 from .slots import ring_for_dead
 from .spawn import Forge, Process
+from .status.upload import Upload
 from .workers.child import Heartbeat, Signals
 from .workers.lines import Plan
 from .workers.uploader import Uploader
@@ -62,6 +63,7 @@ class Uplink:
         self._report: str | None = None
         self.child = Child("oss-upload")
         self.process: Process | None = None
+        self.said: Upload | None = None  # the present uploader's last word on itself
         self._heartbeat = Heartbeat()
         self._channel: Channel | None = None
         self._draining = False
@@ -69,10 +71,11 @@ class Uplink:
 
     def start(self, forge: Forge, ports: Iterable[Port]) -> None:
         """Forks an uploader and tells it everything. OSError when there is no process to be had, which backs off."""
+        self.said = None
         try:
             ours, theirs = Channel.pair()
-        except OSError:
-            self.child.could_not_start(time.monotonic())
+        except OSError as e:
+            self.child.could_not_start(time.monotonic(), str(e))
             raise
         plan, context, heartbeat, metrics = self._plan, self._context, self._heartbeat, self._metrics
 
@@ -82,9 +85,9 @@ class Uplink:
         keep = (theirs.fileno(), *(() if metrics is None else (metrics.fileno(),)))
         try:
             self.process = forge.spawn(self.child.name, heartbeat, keep, work)
-        except OSError:
+        except OSError as e:
             ours.close()
-            self.child.could_not_start(time.monotonic())
+            self.child.could_not_start(time.monotonic(), str(e))
             raise
         finally:
             theirs.close()
@@ -127,18 +130,29 @@ class Uplink:
         for message, descriptors in self._channel.receive():
             for fd in descriptors:
                 os.close(fd)  # nothing that comes this way may bring one
-            if message["op"] == "guard":
-                self._tell("guarded", ok=self._guard(message.get("flows")))
-            elif message["op"] == "heed":
-                self._tell("heeded", **self._heed(message))
-            elif message["op"] == "orders":
-                if (text := self._orders.maybe_whole(message)) is not None:
-                    self._order(text)
-            elif message["op"] == "retired" and isinstance(message.get("queue"), int):
+            if message["op"] == "retired" and isinstance(message.get("queue"), int):
                 emptied.append(message["queue"])
+            self._hear(message)
         if self._channel.ended and self.process is not None:
             self.process.signal(signal.SIGKILL)  # it hung up: dead already, or of no use
         return emptied
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        match message["op"]:
+            case "guard":
+                self._tell("guarded", ok=self._guard(message.get("flows")))
+            case "heed":
+                self._tell("heeded", **self._heed(message))
+            case "orders":
+                if (text := self._orders.maybe_whole(message)) is not None:
+                    self._order(text)
+            case "upload":
+                self.said = Upload.maybe(message) or self.said
+
+    @property
+    def last_report(self) -> str | None:
+        """The enforcer's, as it is; None before the first."""
+        return self._report
 
     def report(self, text: str) -> None:
         """What the enforcer has to say to the vSensor."""

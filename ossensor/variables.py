@@ -33,6 +33,7 @@ INCLUDE: Final = "NETWORK_DEVICE_INCLUDELIST"
 CA_FILE: Final = "VSENSOR_CA_FILE"
 CONFIG_PATH: Final = "OSSENSOR_CONFIG_PATH"
 SENSOR_NAME: Final = "OSSENSOR_SENSOR_NAME"
+STATUS_SOCKET: Final = "OSSENSOR_STATUS_SOCKET"
 # Not ours: the ECS agent puts it into every container of a task.
 TASK_METADATA: Final = "ECS_CONTAINER_METADATA_URI_V4"
 BPF: Final = "BPF"
@@ -45,6 +46,7 @@ _MAX_KEY_FILE_BYTES: Final = 4096  # far above any key; /dev/zero given by mista
 # libpcap's MAXIMUM_SNAPLEN; 65535, its tools' former default, cuts super-frames.
 SNAPLEN_MAX_BYTES: Final = 262_144
 _MAX_HOST_CHARACTERS: Final = 253
+_MAX_SOCKET_BYTES: Final = 107  # sun_path of unix(7), less a NUL
 # Labels as the resolver takes them: Python's IDNA step raises UnicodeError for an empty label or one above 63.
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -103,6 +105,15 @@ def _address(text: str) -> tuple[str, int] | None:
 
 def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(word) for word in text.split())  # raises a ValueError that says what is wrong
+
+
+def _local_socket(text: str) -> str:
+    """Empty: none."""
+    if text == "off":
+        return ""
+    if text[:1] not in {"/", "@"} or not text[1:] or len(text.encode()) > _MAX_SOCKET_BYTES:
+        raise ValueError("")
+    return text
 
 
 def _key(text: str) -> bytes:
@@ -351,6 +362,13 @@ class Form(BaseSettings):
         "OSSENSOR_METRICS_ADDRESS",
         "Where Prometheus may fetch /metrics, without encryption or password. Empty: nowhere.",
         "an IP address and a port: 127.0.0.1:9464 or [::1]:9464",
+    )
+    status_socket: Annotated[str, BeforeValidator(_local_socket)] = _variable(
+        STATUS_SOCKET,
+        "Where `ossensor status` and `ossensor health` ask, as root or as the sensor's user: an abstract name, which"
+        " needs no file system, or a path. `off`: nowhere.",
+        "@ and a name, an absolute path, 107 bytes at most, or off",
+        default="@ossensor",
     )
     log_format: Literal["text", "json"] = _variable(
         "OSSENSOR_LOG_FORMAT", "How log records are written.", "text or json", default="text"

@@ -123,6 +123,13 @@ def filter_snaplen(choice: str, kind: int, snaplen: int) -> int:
     return snaplen if chosen(choice, kind) == "ring" else SNAPLEN_BYTES
 
 
+def inherited_engine(sock: socket.socket, linktype: int, tuning: Tuning) -> Engine:
+    """The ring on a socket that an earlier life of the sensor opened. Raises OSError."""
+    from .ring_engine import RingEngine  # noqa: PLC0415  loaded when it is chosen
+
+    return RingEngine.inherited(sock, linktype, tuning)
+
+
 def open_engine(choice: str, interface: Interface, program: bytes, tuning: Tuning) -> Engine:
     """An engine capturing on the interface, its filter in place before the first packet that it will show.
 

@@ -96,6 +96,16 @@ class RingEngine:
             raise
         return cls(sock, linktype, blocks, tuning)
 
+    @classmethod
+    def inherited(cls, sock: socket.socket, linktype: int, tuning: Tuning) -> RingEngine:
+        """On a socket that `open` made in an earlier life of the sensor, with the same `ring_bytes`. Raises OSError.
+
+        A ring of another size cannot be mapped (af_packet.c, packet_mmap: EINVAL), so that is tried.
+        """
+        engine = cls(sock, linktype, max(2, tuning.ring_bytes // BLOCK_BYTES), tuning)
+        engine._map().close()
+        return engine
+
     def fileno(self) -> int:
         return self.socket.fileno()
 

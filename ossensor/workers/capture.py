@@ -70,10 +70,11 @@ class CaptureWorker:
             log.warning("the interface is gone: %s", e, extra=where)
             self._batcher.publish()
             return Exit.GAVE_UP
-        if self._batcher.room():
+        if self._batcher.room() and not self._producer.region.handing_over:
             self._batcher.finish()
         else:
-            self._batcher.publish()  # something may be left that found no slot: these are not the epoch's last counts
+            # Something may be left that found no slot, or a successor reads on: these are not the epoch's last counts.
+            self._batcher.publish()
         return Exit.DRAINED
 
     def _loop(self, signals: Signals) -> None:
@@ -132,6 +133,8 @@ class CaptureWorker:
         if self._drain_until_s is None:
             return False
         now_s = time.monotonic()
+        if self._producer.region.handing_over:
+            return now_s >= self._drain_until_s  # packets keep coming, and what is left is not lost
         if moved:
             self._drain_until_s = max(self._drain_until_s, now_s + self._plan.block_timeout_s)
         patience_s = 0.0 if self._batcher.room() else _DRAIN_PATIENCE_S

@@ -114,7 +114,8 @@ class Delivery:
             where = {"host": self._plan.to.host, "address": job.stamp.address}
             self._route.complaints.say(result.trouble, **where, why=result.detail)
             self._answered = False
-            self._route.failed(job.stamp.generation, now_s, result.retry_after_s)
+            trouble = f"{result.trouble} ({result.detail})"
+            self._route.failed(job.stamp.generation, now_s, result.retry_after_s, trouble=trouble)
             self._window.fail(stream, job.batch.sequence, now_s)
             return
         if not self._answered:
@@ -134,6 +135,7 @@ class Delivery:
             # A vSensor that has just started calls everything signed before that stale, with no offset at all.
             self._route.learn_time(result.vsensor_time_s)
         if trouble:
+            self._route.trouble = f"{trouble} ({result.detail})"
             self._route.complaints.say(trouble, answer=result.detail)
         self._window.fail(stream, result.job.batch.sequence, now_s + retry.again_s(result.retry_after_s))
 
@@ -151,6 +153,7 @@ class Delivery:
                 ),
             )
         else:
+            self._route.trouble = ""
             self._totals.batches += 1
             self._acknowledged(result.elapsed_s)
             self._totals.packets += item.packets

@@ -46,6 +46,7 @@ class Overflow:
         self._writing: dict[BatchId, InSlot] = {}
         self._on_disk: set[BatchId] = set()
         self._inherited: set[str] = set()  # streams that an earlier life left something of
+        self.trouble = ""  # why the last batch could not be written
         self.advice = Advice(plan.compression)
         self.spool = Spool(Path(plan.spool_folder), plan.spool_bytes, report)
         self._load()
@@ -56,6 +57,7 @@ class Overflow:
             found = self.spool.found()
         except OSError as e:
             self.spool.broken = True
+            self.trouble = os.strerror(e.errno or 0)
             self._complaints.say("OSSENSOR_SPOOL_DIR cannot be used", why=os.strerror(e.errno or 0))
             return
         oldest_first = {stream_of(spooled.batch): n for n, spooled in reversed(list(enumerate(found)))}
@@ -100,6 +102,7 @@ class Overflow:
         spooled = written.order.spooled
         name, item = spooled.batch, self._writing.pop(spooled.batch)
         self.spool.conclude(written, time.monotonic())
+        self.trouble = written.trouble
         if written.trouble:
             rest = "" if written.passing else "; nothing more will be, until a restart"
             self._complaints.say(f"OSSENSOR_SPOOL_DIR: a batch cannot be written{rest}", why=written.trouble)

@@ -96,6 +96,7 @@ class Route:
         self._clock_offset_s = 0
         self.proving_since_s: float | None = None
         self.scouting_since_s: float | None = None
+        self.trouble = ""  # why the endpoint is not open, or was closed last
 
     # -- threads --------------------------------------------------------------------------------------------------
 
@@ -131,7 +132,7 @@ class Route:
                 self._thread(self._resolve, "resolver", Addresses([]))
             case State.UNGUARDED:
                 self.endpoint.asked()
-                self._ask_guard([], lambda now_s, ok: self.endpoint.guarded(now_s, ok=ok), now_s)
+                self._ask_guard([], self._guarded, now_s)
             case State.UNPROVEN:
                 self.endpoint.asked()
                 self.proving_since_s = now_s
@@ -164,6 +165,11 @@ class Route:
     def guarded(self, now_s: float, *, ok: bool) -> None:
         """The supervisor's answer to the oldest question."""
         self._guards.popleft()(now_s, ok)
+
+    def _guarded(self, now_s: float, ok: bool) -> None:  # noqa: FBT001  as a question's answer comes
+        if not ok:
+            self.trouble = "the sensor's own upload cannot be left out of the capture"
+        self.endpoint.guarded(now_s, ok=ok)
 
     def _ask(self, where: Flow, generation: int, *, scout: bool) -> None:
         """Has a thread ask who is there."""
@@ -199,7 +205,8 @@ class Route:
 
     def resolved(self, addresses: Addresses, now_s: float) -> None:
         if not addresses.found:
-            self.complaints.say("VSENSOR_HOSTNAME does not resolve", host=self._to.host)
+            self.trouble = "VSENSOR_HOSTNAME does not resolve"
+            self.complaints.say(self.trouble, host=self._to.host)
         self.endpoint.resolved(addresses.found, now_s)
 
     def proved(self, proof: Proof, now_s: float) -> None:
@@ -212,7 +219,8 @@ class Route:
         log.log(SEND, "registration", extra=fields(address=question.address, answer=proof.detail))
         if proof.key is None:
             self.complaints.say(proof.trouble, host=self._to.host, address=question.address, why=proof.detail)
-            self.failed(question.generation, now_s, proof.retry_after_s)
+            trouble = f"{proof.trouble} ({proof.detail})"
+            self.failed(question.generation, now_s, proof.retry_after_s, trouble=trouble)
             return
         if question.generation != self.endpoint.generation:
             return  # a batch failed meanwhile, and the address was given up: the next proof is another's
@@ -220,6 +228,7 @@ class Route:
             where = fields(host=self._to.host, address=question.address, certificate_sha256=proof.pin)
             log.info("the vSensor has proved to hold the key; its certificate is pinned", extra=where)
         self._proof = proof
+        self.trouble = ""
         self.learn_time(proof.vsensor_time_s)
         self.endpoint.proven(now_s)
         diverted = self.endpoint.diverted
@@ -237,8 +246,9 @@ class Route:
             self.complaints.say("the vSensor's direct address is of no use", **where, why=proof.detail)
         self.endpoint.direct.scouted(question.generation, now_s, ok=proof.key is not None)
 
-    def failed(self, generation: int, now_s: float, retry_after_s: float = 0.0) -> None:
-        """No answer that counts came from the address of that generation."""
+    def failed(self, generation: int, now_s: float, retry_after_s: float = 0.0, *, trouble: str = "") -> None:
+        """No answer that counts came from the address of that generation; `trouble`: why, for people."""
+        self.trouble = trouble or self.trouble
         diverted = self.endpoint.diverted
         self.endpoint.failed(generation, now_s, retry_after_s)
         if diverted and not self.endpoint.diverted:

@@ -87,7 +87,7 @@ class Scheduler:
             if not answer.status:
                 # Nobody there, which concerns batches as well. A reply that is no good concerns Antigena alone: a
                 # vSensor that fails at it must not keep packets from being delivered.
-                self._route.failed(generation, now_s)
+                self._route.failed(generation, now_s, trouble=answer.detail)
             return
         self._route.endpoint.succeeded(generation)
         if answer.vsensor_time_s is not None:

@@ -43,6 +43,7 @@ from .lines import Holdings, InSlot, Line, Plan, stream_of
 from .overflow import Overflow
 from .route import Addresses, Route
 from .scheduler import Scheduler
+from .selfreport import SelfReport
 from .senders import Senders
 from .spool import Damaged, Written
 
@@ -99,6 +100,7 @@ class Uploader:
         self._exporter = self._exported(metrics)
         acknowledged = (lambda _: None) if self._exporter is None else self._exporter.acknowledged
         self._delivery = Delivery(plan, holdings, self._route, self._overflow, self._senders, self._moved, acknowledged)
+        self._self_report = SelfReport(channel, holdings, self._route, self._overflow)
 
     def _scheduled(self, context: ssl.SSLContext) -> Scheduler | None:
         to, plan = self._plan.to, self._plan.antigena
@@ -149,6 +151,7 @@ class Uploader:
             if self._overflow is not None:
                 self._overflow.relieve(rescue=self._drain is not None and self._drain.rescuing)
             self._retire_idle()
+            self._self_report.attend(time.monotonic())
             self._print_stats()
             if self._drained():
                 return Exit.DRAINED

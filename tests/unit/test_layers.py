@@ -35,23 +35,38 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "transport.orders",
         ),
         "antigena.*",
+        *("status.upload", "status.rates", "status.document", "status.judgement", "status.text", "status.antigena"),
+        *("status.server", "status.asking", "systemd.notify", "systemd.fdstore"),
     ),
     ("capture.*", "transport.connection", "transport.taskmetadata"),
-    ("transport.client", "operator.ends", "operator.client"),
+    ("transport.client", "operator.ends", "operator.client", "legacy"),
     ("workers.*",),
     ("spawn", "port"),
     ("gate", "plans"),
     ("uplink", "enforcement"),
     ("roster",),
+    ("status.observe",),
     ("supervisor",),
     ("start",),
     ("ecs.document",),
     ("ecs.fargate",),
     ("ecs.sidecar", "ecs.objections"),
-    ("cli", "__main__", "commands_look", "ecs.command", "operator.command"),
+    (
+        "cli",
+        "__main__",
+        "commands_look",
+        "ecs.command",
+        "operator.command",
+        "status.command",
+        "systemd.ini",
+        "systemd.install",
+    ),
 )
 # A package's own __init__ holds its docstring; whatever stands in one must be fit for every importer.
-BARE_PACKAGES = {"transport", "capture", "workers", "vsensor", "vsensor.streams", "antigena", "ecs", "operator"}
+BARE_PACKAGES = {
+    *("transport", "capture", "workers", "vsensor", "vsensor.streams"),
+    *("antigena", "ecs", "operator", "status", "systemd"),
+}
 
 VSENSOR_MAY_IMPORT = {
     *(
@@ -73,7 +88,7 @@ VSENSOR_MAY_IMPORT = {
         "antigena.token",
         "antigena.words",
     ),
-    *BARE_PACKAGES - {"workers", "capture", "ecs"},
+    *BARE_PACKAGES - {"workers", "capture", "ecs", "status", "systemd"},
 }
 # Where the command line enters the vSensor.
 VSENSOR_DOORS = {"vsensor.command", "vsensor.audit", "vsensor.extract"}

@@ -78,6 +78,7 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
         spool_dir=None,
         spool_mb=1024,
         metrics_address=None,
+        status_socket="@ossensor",
         log_format="text",
         user="65534",
         capture_credential_endpoints=False,
@@ -87,7 +88,7 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
 
     assert expected == loaded.settings
     assert loaded.warnings == []
-    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 31}
+    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 32}
 
 
 def test_without_a_config_path_it_is_the_documented_one() -> None:

@@ -101,7 +101,6 @@ def test_a_flood_stays_within_the_memory_limit_and_is_accounted_for(task: Task) 
     assert counts["received"] == counts["kernel_drops"] + counts["delivered"]
 
 
-@pytest.mark.skipif(not has_command("health"), reason="`ossensor health` is not part of this tree yet")
 def test_the_health_check_answers_whether_the_vsensor_is_there_or_not(task: Task) -> None:
     check = SIDECAR["healthCheck"]["command"]
     task.start_sensor()
