@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Match, Route
 
 from ossensor.transport.introduction import Introduction
 from ossensor.transport.orders import Orders, Report
@@ -90,9 +90,14 @@ class _BusyError(Exception):
     """The budget has no room for this body now."""
 
 
-def _bare(_request: Request, error: Exception) -> Response:
+def _bare(request: Request, error: Exception) -> Response:
     """The reply to what is not ours: no body, no signature, and the connection ends with its unread body."""
-    return web.closing(error.status_code if isinstance(error, HTTPException) else 400)
+    reply = web.closing(error.status_code if isinstance(error, HTTPException) else 400)
+    if reply.status_code == 405:
+        # RFC 9110 section 15.5.6. Starlette names the methods of one route, and several have the same path.
+        routes = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+        reply.headers["Allow"] = ", ".join(sorted({method for route in routes for method in route.methods}))
+    return reply
 
 
 class _Matter(NamedTuple):
@@ -143,7 +148,7 @@ class Collector:
         )
         self.app.router.redirect_slashes = False
 
-    def add_routes(self, routes: Iterable[BaseRoute]) -> None:
+    def add_routes(self, routes: Iterable[Route]) -> None:
         """What is served beside the sensors' paths, before anything is."""
         self.app.router.routes.extend(routes)
 
