@@ -4,7 +4,7 @@
 import { announce, byId, say } from "./dom.js";
 import { Orders } from "./orders.js";
 import { Sensors } from "./sensors.js";
-import { logIn, logOut, session } from "./server.js";
+import { logIn, logOut, renew, session } from "./server.js";
 
 const ORDERS_EVERY_MS = 2000;
 const AGAIN_MS = 3000;
@@ -102,7 +102,7 @@ for (const kind of ["keydown", "pointerdown"]) {
   addEventListener(kind, () => {
     if (!source || performance.now() - active_ms < ACTIVE_EVERY_MS) return;
     active_ms = performance.now();
-    session(true).catch(() => {});
+    renew().catch(() => {}); // if it has ended, the next fetch finds that
   });
 }
 

@@ -35,19 +35,15 @@ const remember = (session) => {
   return session;
 };
 
-/** The session that there is, or null. `active`: its person has just done something. */
-export async function session(active = false) {
-  try {
-    return remember(await ask(active ? "POST" : "GET", "/v1/session", active ? {} : undefined));
-  } catch (e) {
-    if (e.status === 401) return remember(null);
-    throw e;
-  }
-}
+/** The session that there is, or null. */
+export const session = async () => remember(await ask("GET", "/page/session"));
 
-export const logIn = async (token) => remember(await ask("POST", "/v1/login", { token }));
+/** Lets it last longer: its person has just done something. */
+export const renew = async () => remember(await ask("POST", "/page/session", {}));
+
+export const logIn = async (token) => remember(await ask("POST", "/page/login", { token }));
 
 export async function logOut() {
-  await ask("DELETE", "/v1/session");
+  await ask("DELETE", "/page/session");
   remember(null);
 }
