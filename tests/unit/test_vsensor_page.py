@@ -35,7 +35,9 @@ def test_what_was_taken_from_elsewhere_is_unchanged_and_its_licence_lies_beside_
 
 
 def test_everything_that_a_file_names_is_there_and_nothing_is_fetched_from_elsewhere() -> None:
-    linked = {name for text in OURS.values() for name in re.findall(r'(?:(?:src|href)="/page/|from "\./)([^"]+)"', text)}
+    linked = {
+        name for text in OURS.values() for name in re.findall(r'(?:(?:src|href)="/page/|from "\./)([^"]+)"', text)
+    }
     addresses = {a for text in OURS.values() for a in re.findall(r"(?:https?:)?//[\w.-]+\.[a-z]+", text)}
 
     assert linked - set(FILES) == set()
