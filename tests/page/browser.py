@@ -57,12 +57,12 @@ class Browser:
         ]
         # bash, because only a shell puts descriptors at 3 and 4 without code between fork and exec.
         line = f'exec "$@" 3<&{to_child} 4>&{from_child} {to_child}<&- {from_child}>&-'
-        self._process = subprocess.Popen(
-            ["bash", "-c", line, "bash", CHROMIUM, *options, "about:blank"],
-            pass_fds=(to_child, from_child), stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=(folder.parent / "chromium.err").open("w"),
-            env={**os.environ, "HOME": str(folder.parent)},
-        )  # fmt: skip
+        with (folder.parent / "chromium.err").open("wb") as errors:
+            self._process = subprocess.Popen(
+                ["bash", "-c", line, "bash", CHROMIUM, *options, "about:blank"],
+                pass_fds=(to_child, from_child), stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+                env={**os.environ, "HOME": str(folder.parent)},
+            )  # fmt: skip
         os.close(to_child)
         os.close(from_child)
         self._numbers = itertools.count(1)

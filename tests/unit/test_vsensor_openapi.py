@@ -52,7 +52,9 @@ NOT_TRUE_HERE = [checks.positive_data_acceptance]
 
 
 @SCHEMA.parametrize()
-@hypothesis.settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(
+    max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
 @hypothesis.seed(SEED)
 def test_every_operation_answers_as_the_document_says(case: Any, server: Running) -> None:
     case.call_and_validate(
