@@ -154,13 +154,13 @@ class Page:
             raise ScriptError(f"{script}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
-    def wait(self, condition: str, patience_s: float = 20.0) -> Any:
-        """The condition's value, as soon as that is true: looked at in each frame, in the page."""
+    def wait(self, condition: str, patience_s: float = 8.0) -> None:
+        """Until the condition is true: looked at in each frame, in the page."""
         deadline_s = time.monotonic() + patience_s
         while time.monotonic() < deadline_s:
             try:
-                if value := self.run(f"new Promise(done => requestAnimationFrame(() => done({condition})))"):
-                    return value
+                if self.run(f"new Promise(done => requestAnimationFrame(() => done(!!({condition}))))"):
+                    return
             except ScriptError:
                 if time.monotonic() + 1 > deadline_s:
                     raise
@@ -196,7 +196,7 @@ class Page:
 
     def focused(self) -> str:
         """What the focus is on: its id, its name or its text."""
-        script = "(e => e.id || e.name || e.innerText || e.tagName)(document.activeElement)"
+        script = "(e => e === document.body ? 'BODY' : e.id || e.name || e.innerText)(document.activeElement)"
         return str(self.run(script))
 
     def tree(self) -> list[dict[str, Any]]:

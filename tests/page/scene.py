@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from browser import Browser, Page
-from test_vsensor_kit import Signer, Wire, payload, section
+from test_vsensor_kit import Signer, Wire, payload
 from test_vsensor_kit_process import Process
 
+from ossensor import pcapng
 from ossensor.antigena.token import Token
 from ossensor.transport.introduction import Introduction
 from ossensor.transport.orders import Report
@@ -49,6 +50,17 @@ def log_in(page: Page, token: Token = TOKEN) -> None:
     page.wait("!document.querySelector('#live').hidden && document.querySelector('#link').dataset.state === 'live'")
 
 
+def captured(packets: int, size: int) -> bytes:
+    """A section of so many packets, of this moment."""
+    view = memoryview(bytearray(4096 + packets * (size + 64)))
+    prologue = pcapng.section_header("page") + pcapng.interface_description("eth0", 1, 262144, "", "test")
+    section = pcapng.Section.open(view, prologue)
+    now_ns = time.time_ns()
+    for number in range(packets):
+        assert section.add(now_ns, payload(number % 100, size), size)
+    return bytes(view[: section.close(now_ns, now_ns, packets, 0)])
+
+
 class Actor:
     """A sensor, as far as the vSensor can tell: signs what the test has it say."""
 
@@ -59,7 +71,7 @@ class Actor:
         self._stream = Stream(name, f"{time.time_ns():032x}", "eth0")
         self._sequence = 0
         self._packets = 0
-        self.dropped = 0
+        self._dropped = 0
         said = {"application": "ossensor/0.1.0", "host": f"ip-{name}", "interfaces": ("eth0",), "interfaces_in_all": 1}
         self._introduction = Introduction(**{**said, **introduction})
 
@@ -67,16 +79,24 @@ class Actor:
         body, target = self._introduction.body, introduction_path(self.name)
         self._say(self._signer.registration(body, target=target, created_s=int(time.time())), Outcome.REGISTERED)
 
-    def send(self, packets: int = 10, *, size: int = 200, dropped: int = 0) -> None:
-        """One batch, just captured; `dropped`: what the kernel has dropped since the one before."""
-        self.dropped += dropped
+    def send(self, packets: int = 10, *, size: int = 200, dropped: int = 0, missing: int | None = None) -> None:
+        """One batch, just captured.
+
+        `dropped`: what the kernel has dropped since the one before. `missing`: it is the last, and the books have so
+        many packets that never came.
+        """
+        self._dropped += dropped
         before, self._packets = self._packets, self._packets + packets
-        books = Account(before, self._packets + self.dropped, self.dropped)
-        body = section([payload(i % 100, size) for i in range(packets)])
+        received = self._packets + self._dropped + (missing or 0)
+        books = Account(before, received, self._dropped, final=int(missing is not None))
         message = self._signer.message(
-            self._sequence, body, created_s=int(time.time()), packets=str(packets), stream=self._stream,
+            self._sequence,
+            captured(packets, size),
+            created_s=int(time.time()),
+            packets=str(packets),
+            stream=self._stream,
             fields={FIELD_BOOKS: books.text},
-        )  # fmt: skip
+        )
         self._say(message, Outcome.STORED)
         self._sequence += 1
 

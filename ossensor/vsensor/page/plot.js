@@ -1,7 +1,7 @@
 // Rates over the last five minutes: what was heard since the page is open. uPlot draws; what it draws is said in words
 // beside it, for who cannot see it.
 
-import { scaled } from "./text.js";
+import { scaled, timeOfDay } from "./text.js";
 
 const KEPT = 300;
 
@@ -72,6 +72,7 @@ export class Plot {
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false } };
     const values = (_, ticks) => ticks.map(scaled);
     const shown = (_, value) => (value === null ? "–" : scaled(value));
+    const points = { show: false };
     const scale = { range: (_, _low, high) => [0, Math.max(1, high * 1.1)] };
     this.#drawn = new uPlot(
       {
@@ -79,12 +80,16 @@ export class Plot {
         height: this.#height,
         cursor: { drag: { x: false, y: false } },
         scales: { packets: scale, bits: scale },
-        axes: [axis, { ...axis, scale: "packets", values, size: 60 }, { ...axis, scale: "bits", side: 1, values, size: 60, grid: { show: false } }],
+        axes: [
+          { ...axis, values: (_, ticks) => ticks.map(timeOfDay), space: 80 },
+          { ...axis, scale: "packets", values, size: 60 },
+          { ...axis, scale: "bits", side: 1, values, size: 60, grid: { show: false } },
+        ],
         // Dashes, because a colour alone tells the lines apart for some only.
         series: [
-          {},
-          { label: "packets/s (left)", scale: "packets", stroke: colour("--accent"), width: 2, value: shown },
-          { label: "bit/s (right, dashed)", scale: "bits", stroke: colour("--warn"), width: 2, dash: [6, 4], value: shown },
+          { label: "at", value: (_, value) => (value === null ? "–" : timeOfDay(value)) },
+          { label: "packets/s (left)", scale: "packets", stroke: colour("--accent"), width: 2, value: shown, points },
+          { label: "bit/s (right, dashed)", scale: "bits", stroke: colour("--warn"), width: 2, dash: [6, 4], value: shown, points },
         ],
       },
       this.#history.rows,

@@ -17,6 +17,10 @@ const slowest = (sensors) => {
   const all = delays(sensors);
   return all.length ? Math.max(...all) : null;
 };
+const books = (sensors) => {
+  const said = sensors.filter((one) => Object.keys(one.interfaces).length).map((one) => one.verdict);
+  return said.length ? text.verdict(text.worst(said)) : ["", "–"];
+};
 const dropped = (n) => (n ? ["warn", `! ${text.count(n)}`] : ["", "0"]);
 
 /** One sensor's row, and the details below it while they are open. */
@@ -70,7 +74,7 @@ class Row {
     say(cells["Bit/s"], text.scaled(sensor.bytes_per_s * 8));
     sayAs(cells.Dropped, dropped(total(sensor)));
     sayAs(cells.Delay, text.delay(slowest([sensor])));
-    sayAs(cells.Books, text.verdict(sensor.verdict));
+    sayAs(cells.Books, books([sensor]));
     say(cells["Last seen"], text.ago(now_s, sensor.heard_s));
     if (this.#details) this.#describe();
   }
@@ -199,7 +203,7 @@ export class Sensors {
     say(byId("sum-bits"), text.scaled(bits));
     sayAs(byId("sum-dropped"), dropped(sensors.reduce((all, one) => all + total(one), 0)));
     sayAs(byId("sum-delay"), text.delay(slowest(sensors.filter((one) => !one.is_silent))));
-    sayAs(byId("sum-books"), sensors.length ? text.verdict(text.worst(sensors.map((one) => one.verdict))) : ["", "–"]);
+    sayAs(byId("sum-books"), books(sensors));
     this.#history.add(now_s, packets, bits);
     this.#plot ??= new Plot(byId("plot-all"), this.#history, PLOT_ALL_HEIGHT);
     this.#plot.draw();

@@ -16,14 +16,17 @@ export function scaled(n) {
   return short.format(n) + UNITS[unit];
 }
 
-/** How long, in the largest two units. */
+/** How long, in the largest two units, less a second one of zero. */
 export function span(seconds) {
   const s = Math.max(0, Math.round(seconds));
-  if (s < 60) return `${s} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
-  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+  const parts = [[Math.floor(s / 86400), "d"], [Math.floor(s / 3600) % 24, "h"], [Math.floor(s / 60) % 60, "min"], [s % 60, "s"]];
+  const first = parts.findIndex(([n]) => n > 0);
+  if (first < 0) return "0 s";
+  return parts.slice(first, first + 2).filter(([n]) => n > 0).map(([n, unit]) => `${n} ${unit}`).join(" ");
 }
+
+const clock = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+export const timeOfDay = (unix_s) => clock.format(unix_s * 1000);
 
 export function ago(now_s, then_s) {
   return then_s === null ? "never" : now_s - then_s < 1.5 ? "now" : `${span(now_s - then_s)} ago`;
