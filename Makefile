@@ -87,6 +87,10 @@ chaos: system-test install $(VENV)/.installed-test  ## outages of a minute each,
 	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/netns/test_outages.py tests/netns/test_kills.py tests/netns/test_slow_vsensor.py \
 	  tests/netns/test_handover.py $(PYTEST_ARGS)
 
+fuzz: install $(VENV)/.installed-test  ## 100,000 changed requests, and 200 examples of each operation; a quarter of an hour
+	@OSSENSOR_FUZZ_REQUESTS=100000 OSSENSOR_API_EXAMPLES=200 $(BIN)/pytest -s --timeout 3600 -o faulthandler_timeout=3000 \
+	  tests/unit/test_vsensor_fuzz.py tests/unit/test_vsensor_openapi.py $(PYTEST_ARGS)
+
 bench: system-test install  ## what capturing and forwarding cost beside tcpdump; half an hour, root
 	$(call apt,$(SYSTEM_BENCH))
 	@$(BIN)/python bench/capture.py --lossless
