@@ -3,7 +3,7 @@
 # Debian's python3 is 3.11, the version that pypcap's sdist builds on; another 3.11 can be named: make PYTHON=...
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint chaos bench containers lock suricata system system-test clean
+.PHONY: help install run test lint chaos fuzz bench containers lock suricata system system-test clean
 
 VENV := .venv
 BIN := $(VENV)/bin
