@@ -250,7 +250,7 @@ def test_another_token_is_78_and_too_many_wrong_ones_are_75(server: Running, she
     shell.token.write_bytes(b"another-token-of-forty-characters-000000")
     said = [shell.type("list") for _ in range(BURST + 1)]
 
-    assert said[:-1] == [(78, [], ["antigena: --token-file: the vSensor does not know this token"])] * BURST
+    assert said[:-1] == [(78, [], ["antigena: --token-file: the vSensor does not take this token"])] * BURST
     assert said[-1] == (75, [], ["antigena: too many wrong tokens from this address; again in 6 s"])
     assert len(server.told) == BURST
 
@@ -261,7 +261,7 @@ def test_a_vsensor_without_a_door_says_so(tmp_path: Path, capsys: pytest.Capture
 
     assert (code, errors) == (
         78,
-        ["antigena: --url: there takes nobody orders (ossensor vsensor --operator-token-file)"],
+        ["antigena: --url: no operator is let in there (ossensor vsensor --operator-token-file)"],
     )
 
 
