@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ossensor.antigena.token import Token, load_token
 from ossensor.errors import ConfigurationError, Exit
+
+PATIENCE_S: Final = 1.0
+_ERASE_REST: Final = "\x1b[K"  # of the terminal's line (ECMA-48, EL)
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, whose: str) -> None:
@@ -37,6 +42,28 @@ def read_token(args: argparse.Namespace, faults: list[str]) -> Token | None:
 
 def ca_file(args: argparse.Namespace) -> Path | None:
     return None if args.ca_file is None else Path(args.ca_file)
+
+
+@contextmanager
+def waiting(url: str) -> Iterator[None]:
+    """Says on a terminal for whom it waits, when that takes long."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(PATIENCE_S, _write_over, [f"waiting for {url}"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        _write_over("")
+
+
+def _write_over(text: str) -> None:
+    sys.stderr.write(f"\r{text}{_ERASE_REST}")
+    sys.stderr.flush()
 
 
 def failed(command: str, faults: list[str], code: Exit) -> int:

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if faults or token is None:
         return _failed(faults, Exit.CONFIGURATION)
     try:
-        with closing(Client(args.url, token, access.ca_file(args))) as client:
+        with closing(Client(args.url, token, access.ca_file(args))) as client, access.waiting(args.url):
             answer: Answer = client.ask(method, path, given)
     except ConfigurationError as e:
         return _failed(e.faults, Exit.CONFIGURATION)

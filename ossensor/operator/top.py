@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     show = _shower(as_json=args.json, again=not args.once)
     try:
         with closing(Client(args.url, token, access.ca_file(args))) as client:
-            return _once(client, show) if args.once else _follow(client, show)
+            return _once(client, args.url, show) if args.once else _follow(client, show)
     except ConfigurationError as e:
         return access.failed("top", e.faults, Exit.CONFIGURATION)
     except _NoVsensorError:
@@ -62,11 +62,12 @@ class _NoVsensorError(Exception):
     """What came is no snapshot."""
 
 
-def _once(client: Client, show: Callable[[Mapping[str, Any]], None]) -> int:
+def _once(client: Client, url: str, show: Callable[[Mapping[str, Any]], None]) -> int:
     from .client import UnreachableError  # noqa: PLC0415  as above
 
     try:
-        answer = client.ask("GET", _SENSORS)
+        with access.waiting(url):
+            answer = client.ask("GET", _SENSORS)
     except UnreachableError as e:
         return access.failed("top", [str(e)], Exit.GAVE_UP)
     if answer.status != 200:
