@@ -216,7 +216,7 @@ def test_bytes_that_are_no_http_end_a_connection_and_nothing_else(tmp_path: Path
     answers: Counter[bytes] = Counter()
     with Running(tmp_path / "store", operator_token=TOKEN) as server:
         maker = Maker(rng)
-        maker.signer.authority = server.authority
+        maker.signer = server.signer
         for _ in range(tries):
             made = maker.message()
             raw = bytearray(server.wire.head(made) + made.body)
