@@ -25,6 +25,12 @@ HERE: Final = {4: "10.7.0.1", 6: "fd07::1"}  # the sensor's end of cap0, where t
 THERE: Final = {4: "10.7.0.2", 6: "fd07::2"}
 PERIOD_S: Final = 2
 ENFORCER: Final = "oss-antigena"
+# What a container has on Fargate, whose definitions may add SYS_PTRACE and nothing else: no NET_ADMIN among them.
+FARGATE: Final = (
+    *("chown", "dac_override", "fsetid", "fowner", "mknod", "net_raw", "setgid", "setuid", "setfcap", "setpcap"),
+    *("net_bind_service", "sys_chroot", "kill", "audit_write"),
+)
+AS_ON_FARGATE: Final = ("setpriv", f"--bounding-set=-all,{','.join(f'+{name}' for name in FARGATE)}", "--inh-caps=-all")
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 WAYS = pytest.mark.parametrize("outward", [True, False], ids=["outward", "inward"])
 
@@ -44,7 +50,7 @@ class Site:
 
     def sensor(self, **changes: str) -> Sensor:
         more = {"ANTIGENA_TIME_PERIOD": str(PERIOD_S), "OSSENSOR_DEBUG": "3", **changes}
-        return self.world.start_sensor("cap0", changes=more)
+        return self.world.start_sensor("cap0", changes=more, under=AS_ON_FARGATE)
 
     def pairs(self, family: int = 4, count: int = 1, *, outward: bool = True) -> list[Pair]:
         ends = (self.world.sensor, HERE[family], self.world.generator, THERE[family])
