@@ -81,8 +81,8 @@ def test_a_block_ends_its_connection_at_both_ends_and_no_other(site: Site, famil
     blocked, neighbours = pairs[10], pairs[:10] + pairs[11:]
     assert all(pair.exchange() for pair in pairs)
 
-    ordered_s = time.monotonic()
     site.operator.block(*exactly(blocked))
+    ordered_s = time.monotonic()  # the vSensor has the order; to start `ossensor antigena` is the operator's time
     rounds = 0
     try:
         while time.monotonic() < ordered_s + 30:
