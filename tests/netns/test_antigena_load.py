@@ -61,7 +61,7 @@ def _placed(order: Entry, now_s: float, book: Book) -> Book:
 
 
 def _in_force(sensor: Sensor, name: str) -> bool:
-    return any(f"'{name}'" in record["ids"] for record in sensor.records("orders in force"))
+    return any(name in record["ids"].split() for record in sensor.records("orders in force"))
 
 
 def test_orders_do_their_work_beside_a_flood_that_costs_the_enforcer_nothing(
