@@ -76,8 +76,9 @@ class Disk:
 class Site:
     """All of it, from construction to `close`."""
 
-    def __init__(self, folder: Path, certificate: tuple[Path, Path]) -> None:
-        self._stack = ExitStack()
+    def __init__(self, folder: Path, certificate: tuple[Path, Path], logs: Path) -> None:
+        """`logs`: where every line of every life is, in the end."""
+        self._stack, self._logs = ExitStack(), logs
         self.folder, self._certificate = folder, certificate
         self.world = self._stack.enter_context(World(folder, certificate))
         self.world.add_link(*LINKS)
@@ -104,6 +105,8 @@ class Site:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for name, service in (("sensor", self.sensor), ("vsensor", self.vsensor)):
+            service.write_logs(self._logs, name)
         self._stack.close()
 
     def _start_vsensor(self) -> VSensor:

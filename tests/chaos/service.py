@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from harness import proc
@@ -84,6 +85,11 @@ class Service(Generic[P]):
     def lines(self, part: str) -> list[str]:
         """Of all lives, those with this part."""
         return [line for life in list(self.lives) for line in list(life.lines) if part in line]
+
+    def write_logs(self, folder: Path, name: str) -> None:
+        """All that each life has said."""
+        for number, life in enumerate(self.lives):
+            (folder / f"{name}-{number}.log").write_text("".join(f"{line}\n" for line in life.lines))
 
     def close(self) -> None:
         self._ended = True

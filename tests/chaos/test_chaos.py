@@ -35,13 +35,14 @@ pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(20 * 60 +
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
+def site(tmp_path: Path) -> Iterator[Site]:
     if reason := why_not():
         pytest.skip(reason)
+    print(f"logs are in {tmp_path}")
     with tempfile.TemporaryDirectory(prefix="ossensor-chaos-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # children of the sensor are nobody, and pass through it
-        with Site(folder, make_certificate(folder, VSENSOR_NAMES)) as made:
+        with Site(folder, make_certificate(folder, VSENSOR_NAMES), tmp_path) as made:
             yield made
 
 
