@@ -321,7 +321,7 @@ class Port:
         struck = struck and self.child.may_hurry(worked=self.maybe_reading_s is not None)
         survives = self._engine is not None and self._engine.survives_reader
         if asked and struck and survives and not self.handing_over:
-            # The ring holds what it had not read, and nobody would ever ask again: this was the interface's last reader.
+            # The ring holds what it had not read, and this was the last reader that it was to have.
             self.child.struck_in_drain()
             self._save()
             self.stop(forge)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import subprocess
 import tempfile
@@ -172,7 +173,13 @@ class Site:
             stored.append(number)
             altered += not as_sent
         epochs = [one for one in audited if one["interface"] == name]
-        return Link(name, self.oracles[name].sent, stored, altered, epochs)
+        return Link(name, self.oracles[name].sent, stored, altered, epochs, self._books(name))
+
+    def _books(self, link: str) -> list[dict[str, int]]:
+        """What the sensor said of each epoch when it closed its books."""
+        lines = [json.loads(line) for line in self.sensor.lines("books closed: ")]
+        said = [line["message"] for line in lines if line["interface"] == link]
+        return [{name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", text)} for text in said]
 
     def _stored(self, link: str) -> list[tuple[int, bool]]:
         """The numbers of the frames that are stored, and whether each is what was sent."""

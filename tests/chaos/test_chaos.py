@@ -89,8 +89,7 @@ def _run(site: Site, plan: list[Fault], *, whole: bool = True) -> None:
     links = [site.link(name, audited) for name in LINKS]
     felt = site.felt()
     for link in links:
-        drops = sum(one["finding"]["kernel_drops"] or 0 for one in link.epochs)
-        print(f"{link.name}: {link.sent} sent, {len(link.stored)} stored, {drops} drops, {len(link.epochs)} epochs")
+        print(f"{link.name}: {link.sent} sent, {len(link.stored)} stored, {len(link.epochs)} epochs; {link.books}")
     print(json.dumps({"struck": chaos.struck, "felt": felt}, indent=1))
 
     assert chaos.failed == []

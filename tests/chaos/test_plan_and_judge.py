@@ -34,16 +34,29 @@ def test_each_fault_is_in_the_lane_of_its_kind() -> None:
     assert all(KINDS[fault.kind].lane == lane for lane, faults in lanes(plan).items() for fault in faults)
 
 
-def _epoch(received: int, kernel_drops: int, packets: int, verdict: str = "balanced") -> dict[str, Any]:
-    finding = {"received": received, "kernel_drops": kernel_drops, "packets": packets}
-    return {"epoch": "e", "verdict": verdict, "finding": finding}
+def _epoch(packets: int, verdict: str = "balanced") -> dict[str, Any]:
+    return {"epoch": "e", "verdict": verdict, "finding": {"packets": packets}}
 
 
-GOOD = Link("cap0", 10, [0, 1, 2, 5, 6, 7, 8, 9], 0, [_epoch(4, 1, 3), _epoch(6, 1, 5)])
+def _books(received: int, kernel_drops: int, delivered: int, **more: int) -> dict[str, int]:
+    return {"received": received, "kernel_drops": kernel_drops, "delivered": delivered, "in_flight": 0, **more}
+
+
+CLOSED = [_books(4, 1, 2, spooled=1), _books(6, 1, 5)]
+GOOD = Link("cap0", 10, [0, 1, 2, 5, 6, 7, 8, 9], 0, [_epoch(3), _epoch(5)], CLOSED)
+UNFINISHED = ["cap0: 1 epochs are open, and 0 were left so"]
+LEFT = [_epoch(3, "open"), _epoch(5)]
 
 
 def test_what_balances_is_not_complained_about() -> None:
     assert wrong_with(GOOD) == []
+
+
+def test_what_a_stop_left_and_counted_is_not_complained_about() -> None:
+    shorter = replace(GOOD, stored=GOOD.stored[1:], epochs=[_epoch(2, "open"), _epoch(5)])
+
+    assert wrong_with(replace(shorter, books=[_books(4, 1, 2, shutdown=1), CLOSED[1]])) == []
+    assert wrong_with(shorter) == ["cap0: 3 frames are missing, and 2 are counted", *UNFINISHED]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +68,8 @@ def test_what_balances_is_not_complained_about() -> None:
         ({"sent": 11}, "11 frames were sent, and the books say 10"),
         ({"stored": [0, 1, 2, 5, 6, 7, 8]}, "8 packets by the index, 7 stored"),
         ({"stored": [0, 1, 2, 5, 6, 7, 8]}, "3 frames are missing, and 2 are counted"),
-        ({"epochs": [_epoch(4, 1, 3), _epoch(6, 1, 5, "open")]}, "epoch e: open"),
+        ({"epochs": [_epoch(3), _epoch(5, "LOST 2")]}, "epoch e: LOST 2"),
+        ({"epochs": LEFT}, "1 epochs are open, and 0 were left so"),
     ],
 )
 def test_each_thing_that_is_wrong_is_told(change: dict[str, Any], told: str) -> None:
