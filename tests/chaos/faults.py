@@ -21,6 +21,7 @@ from plan import Fault, lanes
 # In which a process that is to be struck may be missing, because it was struck by another lane.
 _ABSENT_S: Final = 30
 _HUNG_S: Final = 60
+_CLOSED_S: Final = 120
 _QDISC: Final = ("tc", "qdisc")
 _UP: Final = ("dev", "up0", "root")
 
@@ -74,7 +75,7 @@ def _hang(site: Site, fault: Fault) -> bool:
 
 def _excluded(site: Site, fault: Fault) -> bool:
     """The config file leaves a link out, and takes it back."""
-    oracle, known = site.oracles["cap2"], site.epochs("cap2")
+    oracle, known, closed = site.oracles["cap2"], site.epochs("cap2"), len(site.books("cap2"))
     oracle.pause()
     for pattern in ("^cap2$", ""):
         site.exclude(pattern)
@@ -87,7 +88,18 @@ def _excluded(site: Site, fault: Fault) -> bool:
             time.sleep(fault.lasts_s)
     site.await_new_epoch("cap2", known)
     oracle.resume()
+    _await_closed(site, "cap2", closed)
     return True
+
+
+def _await_closed(site: Site, link: str, closed: int) -> None:
+    """Until the vSensor has all of the link's epoch before, or a stop has counted the rest."""
+    assert proc.happened(lambda: len(site.books(link)) > closed, _CLOSED_S), f"the old epoch of {link} is never closed"
+
+
+def _kill_supervisor(site: Site, _: Fault) -> bool:
+    with site.locks["retired"]:
+        return site.sensor.kill()
 
 
 def _change_key(site: Site, _: Fault) -> bool:
@@ -181,13 +193,15 @@ def _down(site: Site, fault: Fault) -> bool:
 
 
 def _anew(site: Site, fault: Fault) -> bool:
-    oracle, known = site.oracles["cap1"], site.epochs("cap1")
-    oracle.pause()
-    site.world.remove_link("cap1")
-    time.sleep(fault.lasts_s)
-    site.world.add_link("cap1")
-    site.await_new_epoch("cap1", known)
-    oracle.resume()
+    oracle, known, closed = site.oracles["cap1"], site.epochs("cap1"), len(site.books("cap1"))
+    with site.locks["retired"]:
+        oracle.pause()
+        site.world.remove_link("cap1")
+        time.sleep(fault.lasts_s)
+        site.world.add_link("cap1")
+        site.await_new_epoch("cap1", known)
+        oracle.resume()
+        _await_closed(site, "cap1", closed)
     return True
 
 
@@ -198,7 +212,7 @@ DO: Final[dict[str, Callable[[Site, Fault], bool]]] = {
     "freeze uploader": _freeze(UPLOADER),
     "kill enforcer": _kill(ENFORCER),
     "freeze enforcer": _freeze(ENFORCER),
-    "kill supervisor": lambda site, _: site.sensor.kill(),
+    "kill supervisor": _kill_supervisor,
     "freeze supervisor": lambda site, fault: _stopped(site.sensor.current().pid, fault),
     "restart sensor": lambda site, _: site.sensor.restart(),
     "hang": _hang,
