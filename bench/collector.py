@@ -2,9 +2,9 @@
 
     .venv/bin/python bench/collector.py [--rounds 3] [--seconds 5] [--sensors 500] [--json FILE]
 
-Ingest: a few sensors with batches of 1 MiB over TLS, each signed, verified, hashed, written, flushed and committed; MB (10^6
-bytes) per processor second of all the vSensor's processes, by their control group, beside the physical floor of the same
-run. A crowd: many sensors registered and sending at once, with all the connections that a sensor may have.
+Ingest: two sensors with batches of 1 MiB over TLS, each signed, verified, hashed, written, flushed and committed; MB
+(10^6 bytes) per processor second of all the vSensor's processes, by their control group, beside the physical floor of
+the same run. A crowd: many sensors registered and sending at once, with all the connections that a sensor may have.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from results import Spread, markdown, say, spread
 from usage import Group, group
 
 _OSSENSOR: Final = str(Path(sys.executable).parent / "ossensor")
-_SECRET: Final = "a key that guards nothing but a measurement"
+_KEY: Final = "a key that guards nothing but a measurement"
 _MIB: Final = 1 << 20
 # A sensor has four deliveries of an interface on their way, and another connection for what it says besides.
 CONNECTIONS: Final = 5
@@ -36,7 +36,7 @@ _CROWD_SECTION_BYTES: Final = 64 << 10  # what a quiet interface makes of a quar
 def vsensor(into: Group, folder: Path) -> Iterator[int]:
     """A vSensor with a store in the folder, all its processes in the group; the port it listens on."""
     argv = [*into.joining, _OSSENSOR, "vsensor", "--listen", "127.0.0.1:0", "--store", str(folder / "store"), "--json"]
-    environ = {"PATH": "/usr/bin:/bin", "VSENSOR_HMAC_KEY": _SECRET}
+    environ = {"PATH": "/usr/bin:/bin", "VSENSOR_HMAC_KEY": _KEY}
     with (folder / "said").open("wb") as stderr:
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr, env=environ, text=True)
     lines = process.stdout or ()
@@ -64,7 +64,7 @@ def measure(crowd: Crowd, seconds: float) -> dict[str, Any]:
     """One crowd at a new vSensor."""
     with tempfile.TemporaryDirectory(prefix="ossensor-bench-") as there, group() as into:
         folder = Path(there)
-        with vsensor(into, folder) as port, gather(port, _SECRET, crowd) as gathered:
+        with vsensor(into, folder) as port, gather(port, _KEY, crowd) as gathered:
             before_s = into.cpu_s
             tally = gathered.send(seconds)
             used_s = into.cpu_s - before_s
@@ -118,7 +118,16 @@ def ingest_table(runs: list[dict[str, Any]]) -> str:
 
 
 def crowd_table(found: dict[int, dict[str, Any]]) -> str:
-    head = ("sensors", "connections", "registered", "batches/s", "not stored", "CPU ms per batch", "median, p99 ms", "MiB")
+    head = (
+        "sensors",
+        "connections",
+        "registered",
+        "batches/s",
+        "not stored",
+        "CPU ms per batch",
+        "median, p99 ms",
+        "MiB",
+    )
     return markdown(
         head,
         (

@@ -1,8 +1,8 @@
 """The physical floor: what this machine takes for the work on each byte that no implementation can leave out.
 
-Each stage is the fastest that is at hand here, in this process, over a buffer of 1 MiB that it has just touched: SHA-256 and
-AES-256-GCM by OpenSSL, memcpy by libc, a TCP stream over loopback in pieces of 256 KiB, write(2) to a file. Processor
-time, not time by the clock: that is what the sensor and the vSensor are measured by, too.
+Each stage is the fastest that is at hand here, in this process, over a buffer of 1 MiB that it has just touched:
+SHA-256 and AES-256-GCM by OpenSSL, memcpy by libc, a TCP stream over loopback in pieces of 256 KiB, write(2) to a file.
+Processor time, not time by the clock: that is what the sensor and the vSensor are measured by, too.
 """
 
 from __future__ import annotations

@@ -24,13 +24,13 @@ from ossensor.durable import sync_folder
 from .index import Index
 from .layout import FILE_MODE, FOLDER_MODE, Layout
 
-# Under the usual soft limit of 1,024 descriptors, with room for the connections (server.CONNECTIONS_MAX).
+# Under the usual soft limit of 1,024 descriptors, with room for the connections (descriptors.py).
 OPEN_MAX: Final = 256
 # Of a file's end, what stays in the page cache for the streaming process, which follows within milliseconds. The rest
 # makes room at once: pages that were just given up are the next to be taken, and the store does not push out what else
-# the machine runs. On virtual machines that get their memory when they first touch it (Firecracker, hence Fargate, which
-# takes it back when it is free for two seconds) a page of the cache that grows costs ten times what one that is reused
-# does [M: 2.0 and 0.2 s of processor time per GB written].
+# the machine runs. A virtual machine that gets its memory when it first touches it (Firecracker, hence Fargate) pays
+# ten times as much for a page by which the cache grows as for one that is reused [M: 2.0 and 0.2 s of processor time
+# per GB written].
 CACHED_BYTES: Final = 8 << 20
 
 
@@ -144,7 +144,7 @@ class Files:
         if not self._durable:
             return
         self._fdatasync(tail.fd)
-        # Flushed pages are clean, so this costs no writing (posix_fadvise(2)); what is not flushed yet is above `length`.
+        # Clean pages go without a write (posix_fadvise(2)), and below `length` all are: an earlier call flushed them.
         if tail.length - tail.uncached >= 2 * CACHED_BYTES:
             end = tail.length - CACHED_BYTES
             os.posix_fadvise(tail.fd, tail.uncached, end - tail.uncached, os.POSIX_FADV_DONTNEED)
