@@ -54,7 +54,7 @@ def section(size: int, packet_bytes: int = 1400) -> tuple[bytes, int]:
 class Sensor:
     """One sensor: `send` is called by a thread for each connection, all of them on one stream."""
 
-    def __init__(self, name: str, port: int, key: Key, crowd: Crowd) -> None:
+    def __init__(self, name: str, port: int, key: Key, crowd: Crowd, context: ssl.SSLContext) -> None:
         self.name = name
         self._key = key
         self._lock = threading.Lock()
@@ -62,7 +62,7 @@ class Sensor:
         self._run, self._nonces = os.urandom(16).hex(), 0
         self._next, self._flying = 0, set[int]()
         self._pin = ""
-        self.clients = [Client("127.0.0.1", port, _context(), "bench", AUTO) for _ in range(crowd.connections)]
+        self.clients = [Client("127.0.0.1", port, context, "bench", AUTO) for _ in range(crowd.connections)]
 
     def _nonce(self) -> Nonce:
         with self._lock:
@@ -96,7 +96,7 @@ class Sensor:
 
 
 def _context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # the pin decides, as with VSENSOR_TLS=key
     return context
@@ -113,7 +113,8 @@ class Tally(NamedTuple):
 
 def _live(numbers: list[int], port: int, key: Key, crowd: Crowd, pipe: Connection) -> None:
     body, packets = section(crowd.section_bytes)
-    sensors = [Sensor(f"bench-{number:03}", port, key, crowd) for number in numbers]
+    context = _context()
+    sensors = [Sensor(f"bench-{number:03}", port, key, crowd, context) for number in numbers]
     pipe.send(Counter(sensor.register() for sensor in sensors))
     until_s = pipe.recv()
     outcomes, delays_s, lock = Counter[str](), list[float](), threading.Lock()
