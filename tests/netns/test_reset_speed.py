@@ -68,7 +68,7 @@ def life_s(pair: Pair) -> float:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_both_ends_see_their_reset_a_few_ping_pongs_after_the_first_packet(family: int) -> None:
+def test_both_ends_see_their_reset_within_forty_ping_pongs_of_the_first_packet(family: int) -> None:
     with two_hosts() as hosts, Enforcing(hosts.sensor, "eth0") as enforcing, echoed(hosts, family) as sock:
         lives_s: list[float] = []
         ping_pongs_s: list[float] = []
@@ -86,4 +86,4 @@ def test_both_ends_see_their_reset_a_few_ping_pongs_after_the_first_packet(famil
         print(f"ratio of the medians {ratio:.1f}")
 
         assert len(lives_s) == _COUNT
-        assert ratio < 20
+        assert ratio < 40
