@@ -100,7 +100,7 @@ class Site:
         self.keeps = True  # whether the sensor's next life may leave anything to the manager
         self.sensor: Service[Sensor] = Service(self._start_sensor)
         self._stack.callback(self.sensor.close)
-        # "retired": what waits of an interface that is no longer captured is lost with the supervisor (DESIGN.md, 10).
+        # "retired": what waits of an interface that is captured no more is lost with the supervisor (DESIGN.md, 10).
         self.locks = {name: threading.Lock() for name in ("worker", "uploader", "enforcer", "retired")}
 
     def __enter__(self) -> Self:

@@ -30,6 +30,17 @@ from plan import KINDS, LINKS, Fault, drawn, read, written
 LOAD_S = 1800 if os.environ.get("OSSENSOR_CHAOS") else 15
 SEEDS = sorted((Path(__file__).parent / "seeds").glob("*.jsonl"))
 RECOVER_S = 120
+LONG_S = 600
+# What every plan leaves behind, however short. The other traces depend on how faults meet, and a long run has them all.
+CERTAIN = {
+    "a worker died",
+    "an uploader died",
+    "a capture was taken over",
+    "the sensor was started again",
+    "the vSensor was started again",
+    "a child that hung was found",
+    "the vSensor could not be reached",
+}
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(20 * 60 + 2 * LOAD_S)]
 
@@ -78,6 +89,7 @@ def _run(site: Site, plan: list[Fault], *, whole: bool = True) -> None:
         site.await_new_epoch(link, set())
         site.oracles[link].resume()
     proc.eventually("it stores", lambda: all(map(site.files, LINKS)), RECOVER_S)
+    proc.eventually("it enforces", lambda: site.sensor.records("enforcer ready"), RECOVER_S)
     chaos = Chaos(site, plan)
     chaos.run()
 
@@ -95,7 +107,8 @@ def _run(site: Site, plan: list[Fault], *, whole: bool = True) -> None:
     assert chaos.failed == []
     assert [fault for link in links for fault in wrong_with(link)] == []
     assert drained == []
-    assert vacuous(Counter(fault.kind for fault in plan), chaos.struck, felt if whole else {}) == []
+    must = {trace: count for trace, count in felt.items() if whole and (trace in CERTAIN or plan[-1].at_s > LONG_S)}
+    assert vacuous(Counter(fault.kind for fault in plan), chaos.struck, must) == []
 
 
 def _probe(site: Site) -> None:
