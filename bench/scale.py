@@ -1,7 +1,7 @@
 """What more of everything costs: idle interfaces, one to two hundred. Sensors are in collector.py, sizes in capture.py.
 
-Of each number: processor time of all the sensor's processes while nothing comes in, in percent of a core, and the memory
-that is theirs alone (Private_* in smaps_rollup), rings and slots included, which OSSENSOR_MEMORY_MB bounds.
+Of each number: processor time of all the sensor's processes while nothing comes in, in percent of a core, and the
+memory that is theirs alone (Private_* in smaps_rollup), rings and slots included, which OSSENSOR_MEMORY_MB bounds.
 """
 
 from __future__ import annotations
