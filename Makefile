@@ -83,9 +83,9 @@ test: lint suricata  ## lint, types, and every test; in a user namespace where t
 	  unshare -rnm sh -c 'ip link set lo up && exec $(BIN)/pytest $(PYTEST_ARGS)'; \
 	else $(BIN)/pytest $(PYTEST_ARGS); fi
 
-chaos: system-test install $(VENV)/.installed-test  ## outages of a minute each, in place of a quarter; root
-	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/netns/test_outages.py tests/netns/test_kills.py tests/netns/test_slow_vsensor.py \
-	  tests/netns/test_handover.py $(PYTEST_ARGS)
+chaos: system-test install $(VENV)/.installed-test  ## faults of every kind at once, half an hour; outages of a minute each; root
+	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/chaos tests/netns/test_outages.py tests/netns/test_kills.py \
+	  tests/netns/test_slow_vsensor.py tests/netns/test_handover.py $(PYTEST_ARGS)
 
 fuzz: install $(VENV)/.installed-test  ## 100,000 changed requests, and 200 examples of each operation; a quarter of an hour
 	@OSSENSOR_FUZZ_REQUESTS=100000 OSSENSOR_API_EXAMPLES=200 $(BIN)/pytest -s --timeout 3600 -o faulthandler_timeout=3000 \

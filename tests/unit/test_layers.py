@@ -18,7 +18,7 @@ ROOT = Path(ossensor.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "ratelimit", "backoff", "durable", "steady", "mapping", "pcapng", "ere", "transport.protocol"),
     (
-        *("accounting", "filters", "children", "interfaces", "variables", "settings", "configfile"),
+        *("accounting", "filters", "children", "interfaces", "values", "variables", "settings", "configfile"),
         *("logs", "childlog", "spoolfile", "control", "region", "slots", "netlink", "complaints", "outages", "budget"),
         *(
             "transport.signing",
