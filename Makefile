@@ -3,7 +3,7 @@
 # Debian's python3 is 3.11, the version that pypcap's sdist builds on; another 3.11 can be named: make PYTHON=...
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint chaos bench containers lock suricata system system-test clean
+.PHONY: help install run test lint chaos fuzz bench containers lock suricata system system-test clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -83,9 +83,13 @@ test: lint suricata  ## lint, types, and every test; in a user namespace where t
 	  unshare -rnm sh -c 'ip link set lo up && exec $(BIN)/pytest $(PYTEST_ARGS)'; \
 	else $(BIN)/pytest $(PYTEST_ARGS); fi
 
-chaos: system-test install $(VENV)/.installed-test  ## outages of a minute each, in place of a quarter; root
-	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/netns/test_outages.py tests/netns/test_kills.py tests/netns/test_slow_vsensor.py \
-	  tests/netns/test_handover.py $(PYTEST_ARGS)
+chaos: system-test install $(VENV)/.installed-test  ## faults of every kind at once, half an hour; outages of a minute each; root
+	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/chaos tests/netns/test_outages.py tests/netns/test_kills.py \
+	  tests/netns/test_slow_vsensor.py tests/netns/test_handover.py $(PYTEST_ARGS)
+
+fuzz: install $(VENV)/.installed-test  ## 100,000 changed requests, and 200 examples of each operation; a quarter of an hour
+	@OSSENSOR_FUZZ_REQUESTS=100000 OSSENSOR_API_EXAMPLES=200 $(BIN)/pytest -s --timeout 3600 -o faulthandler_timeout=3000 \
+	  tests/unit/test_vsensor_fuzz.py tests/unit/test_vsensor_openapi.py $(PYTEST_ARGS)
 
 bench: system-test install  ## what capturing and forwarding cost beside tcpdump; half an hour, root
 	$(call apt,$(SYSTEM_BENCH))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -22,8 +21,9 @@ from typing import Any, Final
 
 from load import PROFILES, Link, Profile, link, write_pcap
 from programs import PROGRAMS
+from results import markdown, of_rates, say, spread_ns
 
-_PEER: Final = "tcpdump"
+PEER: Final = "tcpdump"
 # The last block of a quiet ring is handed over after a tenth of a second.
 _SETTLE_S: Final = 0.4
 # From what every program manages to what no single core of 2026 sends.
@@ -56,16 +56,7 @@ def compare(on: Link, profile: Profile, pcap: Path, *, rounds: int, seconds: flo
             say(f"{profile.name} bytes, round {turn + 1} of {rounds}, {name}")
             packets = int(profile.steady_per_s * seconds)
             runs[name].append(measure(on, name, pcap, packets=packets, per_s=profile.steady_per_s))
-    return {
-        name: {
-            "ns": statistics.median(run["ns"] for run in of),
-            "least_ns": min(run["ns"] for run in of),
-            "most_ns": max(run["ns"] for run in of),
-            "dropped": sum(run["dropped"] for run in of),
-            "sent": sum(run["sent"] for run in of),
-        }
-        for name, of in runs.items()
-    }
+    return {name: of_rates(of, "dropped", "sent") for name, of in runs.items()}
 
 
 def lossless(on: Link, profile: Profile, pcap: Path, *, seconds: float) -> dict[str, int]:
@@ -84,23 +75,16 @@ def lossless(on: Link, profile: Profile, pcap: Path, *, seconds: float) -> dict[
     return found
 
 
-def say(what: str) -> None:
-    """Progress, for people who wait."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{what}")
-
-
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The results as Markdown; ratios are to tcpdump as it comes."""
-    lines = ["| frame bytes | program | ns per packet (least to most) | ratio | dropped | lossless packets/s |"]
-    lines.append("|---|---|---|---|---|---|")
+    rows = []
     for profile, result in results.items():
         for name, of in result["cpu"].items():
-            ratio = of["ns"] / result["cpu"][_PEER]["ns"]
+            ratio = of["ns"] / result["cpu"][PEER]["ns"]
             rate = result.get("lossless", {}).get(name, "-")
-            spread = f"{of['ns']:.0f} ({of['least_ns']:.0f} to {of['most_ns']:.0f})"
-            lines.append(f"| {profile} | {name} | {spread} | {ratio:.2f} | {of['dropped']} | {rate} |")
-    return "\n".join(lines)
+            rows.append((profile, name, spread_ns(of), f"{ratio:.2f}", of["dropped"], rate))
+    head = ("frame bytes", "program", "ns per packet (least to most)", "ratio", "dropped", "lossless packets/s")
+    return markdown(head, rows)
 
 
 def main() -> int:

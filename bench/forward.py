@@ -17,25 +17,25 @@ import json
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from load import INTERFACE, PROFILES, Link, link, write_pcap
+from results import markdown, of_rates, say, spread_ns
 from usage import Group, group
 
 _OSSENSOR: Final = str(Path(sys.executable).parent / "ossensor")
 _KEY: Final = "a key that guards nothing but a measurement"
 _PORT: Final = 8443
 _SETTLE_S: Final = 1.5  # a quarter of a second of batch age, and what is on its way
-_FRAMES: Final = 6000  # 4 MB of the mix: more than zstd's level 1 remembers, so that looping gains it nothing
+FRAMES: Final = 6000  # 4 MB of the mix: more than zstd's level 1 remembers, so that looping gains it nothing
 _START_S: Final = 15.0
 _LADDER: Final = (200_000, 300_000, 385_000, 450_000, 550_000, 700_000)
 
@@ -56,7 +56,7 @@ class Run:
         self.counts = counts
 
 
-def _until(what: str, true: Callable[[], bool]) -> None:
+def until(what: str, true: Callable[[], bool]) -> None:
     until_s = time.monotonic() + _START_S
     while not true():
         if time.monotonic() > until_s:
@@ -85,7 +85,9 @@ def _listens(on: Link) -> bool:
 
 
 @contextmanager
-def sensor(on: Link, into: Group, folder: Path, compression: str) -> Iterator[Run]:
+def sensor(
+    on: Link, into: Group, folder: Path, compression: str, devices: Sequence[str] = (INTERFACE,)
+) -> Iterator[Run]:
     """The sensor and a vSensor that stores, on the same disk as everything else here."""
     environ = {"PATH": os.environ["PATH"], "VSENSOR_HMAC_KEY": _KEY}
     receiver = ["vsensor", "--listen", f"127.0.0.1:{_PORT}", "--store", str(folder / "store")]
@@ -93,7 +95,7 @@ def sensor(on: Link, into: Group, folder: Path, compression: str) -> Iterator[Ru
     environ_of_sensor = environ | {
         "VSENSOR_HOSTNAME": "127.0.0.1",
         "VSENSOR_PORT": str(_PORT),
-        "OSSENSOR_NETWORK_DEVICE": INTERFACE,
+        "OSSENSOR_NETWORK_DEVICE": " ".join(devices),
         "OSSENSOR_CONFIG_PATH": str(folder / "ossensor.cfg"),
         "OSSENSOR_COMPRESSION": compression,
         "OSSENSOR_LOG_FORMAT": "json",
@@ -102,35 +104,37 @@ def sensor(on: Link, into: Group, folder: Path, compression: str) -> Iterator[Ru
     netns = ["ip", "netns", "exec", on.reader]
     said = folder / "said"
     with _program([*netns, _OSSENSOR, *receiver], folder / "vsensor", env=environ):
-        _until("the vSensor listens", lambda: _listens(on))
+        until("the vSensor listens", lambda: _listens(on))
         with _program([*into.joining, *netns, _OSSENSOR, "run"], said, env=environ_of_sensor) as process:
-            _until("the sensor captures", lambda: '"capturing"' in said.read_text() and "pinned" in said.read_text())
+            until("the sensor captures", lambda: said.read_text().count('"capturing"') >= len(devices))
+            until("the vSensor is proven", lambda: "pinned" in said.read_text())
 
             def counts() -> tuple[int, int]:
                 process.send_signal(signal.SIGTERM)
                 process.wait(40)
-                (line,) = [line for line in said.read_text().splitlines() if "books closed" in line]
-                books = {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", line)}
-                return books["received"], books["received"] - books["delivered"]
+                lines = [line for line in said.read_text().splitlines() if "books closed" in line]
+                books = [{name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", line)} for line in lines]
+                received = sum(of["received"] for of in books)
+                return received, received - sum(of["delivered"] for of in books)
 
             yield Run(counts)
 
 
 @contextmanager
-def piped(on: Link, into: Group, folder: Path, receiver: str, sender: str) -> Iterator[Run]:
+def piped(on: Link, into: Group, folder: Path, receiver: str, sender: str, options: str = "") -> Iterator[Run]:
     """Tcpdump into a pipe, its end at a receiver that throws everything away."""
     netns = ["ip", "netns", "exec", on.reader]
     said = folder / "said"
-    argv = ["sh", "-c", f"tcpdump -i {INTERFACE} -n -w - | {sender}"]
+    argv = ["sh", "-c", f"tcpdump -i {INTERFACE} -n {options} -w - | {sender}"]
     with _program([*netns, "sh", "-c", f"exec {receiver}"], folder / "receiver", cwd=folder):
-        _until("the receiver listens", lambda: _listens(on))
+        until("the receiver listens", lambda: _listens(on))
         with _program([*into.joining, *netns, *argv], said):
-            _until("tcpdump captures", lambda: "listening on" in said.read_text())
+            until("tcpdump captures", lambda: "listening on" in said.read_text())
 
             def counts() -> tuple[int, int]:
                 (pid,) = [p for p in into.pids() if Path(f"/proc/{p}/comm").read_text() == "tcpdump\n"]
                 os.kill(pid, signal.SIGINT)
-                _until("tcpdump has ended", lambda: "dropped by kernel" in said.read_text())
+                until("tcpdump has ended", lambda: "dropped by kernel" in said.read_text())
                 text = said.read_text()
                 received, dropped = (
                     int(re.findall(rf"(\d+) packets? {what}", text)[0])
@@ -141,10 +145,9 @@ def piped(on: Link, into: Group, folder: Path, receiver: str, sender: str) -> It
             yield Run(counts)
 
 
-_TLS_RECEIVER: Final = (
-    f"socat -u OPENSSL-LISTEN:{_PORT},bind=127.0.0.1,cert=cert.pem,key=key.pem,verify=0,reuseaddr OPEN:/dev/null"
-)
-_TLS: Final = f"socat -u - OPENSSL:127.0.0.1:{_PORT},verify=0"
+TLS_LISTENER: Final = f"socat -u OPENSSL-LISTEN:{_PORT},bind=127.0.0.1,cert=cert.pem,key=key.pem,verify=0,reuseaddr"
+_TLS_RECEIVER: Final = f"{TLS_LISTENER} OPEN:/dev/null"
+TLS: Final = f"socat -u - OPENSSL:127.0.0.1:{_PORT},verify=0"
 _NC_RECEIVER: Final = f"nc -l 127.0.0.1 {_PORT} > /dev/null"
 
 Program = Callable[[Link, Group, Path], Any]
@@ -152,9 +155,9 @@ PROGRAMS: Final[dict[str, Program]] = {
     "ossensor, uncompressed": lambda on, into, folder: sensor(on, into, folder, "off"),
     "ossensor, zstd 1": lambda on, into, folder: sensor(on, into, folder, "1"),
     "ossensor, auto": lambda on, into, folder: sensor(on, into, folder, "auto"),
-    "tcpdump | socat TLS": lambda on, into, folder: piped(on, into, folder, _TLS_RECEIVER, _TLS),
+    "tcpdump | socat TLS": lambda on, into, folder: piped(on, into, folder, _TLS_RECEIVER, TLS),
     "tcpdump | zstd -1 | socat TLS": lambda on, into, folder: piped(
-        on, into, folder, _TLS_RECEIVER, f"zstd -q -1 | {_TLS}"
+        on, into, folder, _TLS_RECEIVER, f"zstd -q -1 | {TLS}"
     ),
     "tcpdump | nc": lambda on, into, folder: piped(on, into, folder, _NC_RECEIVER, f"nc -N 127.0.0.1 {_PORT}"),
 }
@@ -165,11 +168,11 @@ def measure(on: Link, name: str, traffic: Traffic, *, seconds: float) -> dict[st
     """One program under one load, with everything new."""
     with tempfile.TemporaryDirectory(prefix="ossensor-bench-") as there, group() as into:
         folder = Path(there)
-        _certificate(folder)
+        certificate(folder)
         with PROGRAMS[name](on, into, folder) as run:
             time.sleep(_SETTLE_S)
             before_s, before = into.cpu_s, on.received()
-            rate = on.replay(traffic.pcap, packets=int(traffic.per_s * seconds), per_s=traffic.per_s, frames=_FRAMES)
+            rate = on.replay(traffic.pcap, packets=int(traffic.per_s * seconds), per_s=traffic.per_s, frames=FRAMES)
             time.sleep(_SETTLE_S)
             used_s, sent = into.cpu_s - before_s, on.received() - before
             captured, lost = run.counts()
@@ -179,20 +182,13 @@ def measure(on: Link, name: str, traffic: Traffic, *, seconds: float) -> dict[st
         "sent": sent,
         "lost": sent - got,
         "ns": used_s / got * 1e9,
-        "s_per_gb": used_s / (got * traffic.mean_bytes) * 1e9,
     }
 
 
-def _certificate(folder: Path) -> None:
+def certificate(folder: Path) -> None:
     argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     argv += ["-subj", "/CN=bench", "-days", "2", "-keyout", "key.pem", "-out", "cert.pem"]
     subprocess.run(argv, check=True, capture_output=True, cwd=folder)
-
-
-def say(what: str) -> None:
-    """Progress, for people who wait."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{what}")
 
 
 def compare(on: Link, traffic: Traffic, *, rounds: int, seconds: float) -> dict[str, dict[str, Any]]:
@@ -202,13 +198,8 @@ def compare(on: Link, traffic: Traffic, *, rounds: int, seconds: float) -> dict[
             say(f"round {turn + 1} of {rounds}: {name}")
             of.append(measure(on, name, traffic, seconds=seconds))
     return {
-        name: {
-            "ns": statistics.median(run["ns"] for run in of),
-            "least_ns": min(run["ns"] for run in of),
-            "most_ns": max(run["ns"] for run in of),
-            "s_per_gb": statistics.median(run["s_per_gb"] for run in of),
-            "lost": sum(run["lost"] for run in of),
-        }
+        # Nanoseconds for a packet of so many bytes, or seconds for 10^9 bytes of them.
+        name: (figures := of_rates(of, "lost")) | {"s_per_gb": figures["ns"] / traffic.mean_bytes}
         for name, of in runs.items()
     }
 
@@ -229,15 +220,13 @@ def lossless(on: Link, traffic: Traffic, *, seconds: float) -> dict[str, int]:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """The results as Markdown."""
-    lines = ["| traffic | program | ns per packet (least to most) | CPU s per GB | lost | lossless packets/s |"]
-    lines.append("|---|---|---|---|---|---|")
+    rows = []
     for traffic, result in results.items():
         for name, of in result["cpu"].items():
-            spread = f"{of['ns']:.0f} ({of['least_ns']:.0f} to {of['most_ns']:.0f})"
             rate = result.get("lossless", {}).get(name, "-")
-            named = name.replace("|", "\\|")  # it would be another column
-            lines.append(f"| {traffic} | {named} | {spread} | {of['s_per_gb']:.2f} | {of['lost']} | {rate} |")
-    return "\n".join(lines)
+            rows.append((traffic, name, spread_ns(of), f"{of['s_per_gb']:.2f}", of["lost"], rate))
+    head = ("traffic", "program", "ns per packet (least to most)", "CPU s per GB", "lost", "lossless packets/s")
+    return markdown(head, rows)
 
 
 _RATIOS: Final = (
@@ -275,7 +264,7 @@ def main() -> int:
             called, text = _PROFILE_OF[kind]
             (profile,) = [profile for profile in PROFILES if profile.name == called]
             pcap = Path(folder) / "traffic.pcap"
-            mean_bytes = write_pcap(pcap, profile, _FRAMES, text=text)
+            mean_bytes = write_pcap(pcap, profile, FRAMES, text=text)
             traffic = Traffic(pcap, mean_bytes, profile.steady_per_s)
             result: dict[str, Any] = {"cpu": compare(on, traffic, rounds=arguments.rounds, seconds=arguments.seconds)}
             if arguments.lossless and kind == "mix":

@@ -36,6 +36,7 @@ class Event(Enum):
     DIED = auto()  # by a signal, by a bug, or unasked
     HOPELESS = auto()  # exit 77 or 78
     STOP = auto()
+    STRUCK = auto()  # killed by somebody else while it finished, and what it was at can be gone on with
 
 
 TABLE: Final = {
@@ -49,6 +50,7 @@ TABLE: Final = {
     (State.DRAINING, Event.DIED): State.STOPPED,
     (State.DRAINING, Event.HOPELESS): State.STOPPED,
     (State.DRAINING, Event.STOP): State.DRAINING,
+    (State.DRAINING, Event.STRUCK): State.BACKOFF,
     (State.STOPPED, Event.STOP): State.STOPPED,
     (State.FAILED, Event.STOP): State.STOPPED,
 }
@@ -104,6 +106,11 @@ class Child:
             self.failures = 1 if now_s - self._started_s >= healthy_s else self.failures + 1
             self.due_s = now_s + self._backoff.failed(now_s, self._started_s)
         return state
+
+    def struck_in_drain(self) -> None:
+        """There is to be one more, at once, which is asked to finish in its turn."""
+        self.step(Event.STRUCK)
+        self.restarts += 1
 
     def may_hurry(self, *, worked: bool) -> bool:
         """Whether the successor of one that was killed starts at once: not for ever, if none comes as far as working.

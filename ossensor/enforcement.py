@@ -44,12 +44,12 @@ class Enforcement:
         self._channel: Channel | None = None
         self._reports = Parts()
         self._orders: str | None = None
-        self._surroundings: dict[str, Any] = {}
+        self._surroundings: dict[str, Any] | None = None
         self._complaints = Complaints(log)
 
     def due(self, now_s: float) -> bool:
-        """Whether an enforcer is to be started now."""
-        return self._orders is not None and self.child.due(now_s)
+        """Whether an enforcer is to be started now: one that would have something to do, and knows what to spare."""
+        return self._orders is not None and self._surroundings is not None and self.child.due(now_s)
 
     def order(self, text: str) -> None:
         """Takes orders, which the enforcer judges: this process parses nothing of a stranger's."""
@@ -107,7 +107,7 @@ class Enforcement:
             self.process.signal(signal.SIGKILL)  # it hung up: dead already, or of no use
 
     def _tell_surroundings(self) -> None:
-        if self._channel is not None:
+        if self._channel is not None and self._surroundings is not None:
             self._check(self._channel.send_text("surroundings", json.dumps(self._surroundings)))
 
     def _tell_orders(self) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from .ere import Ere
-from .variables import DEFAULT_ROUTE, DEVICE, EXCLUDE, INCLUDE
+from .values import DEFAULT_ROUTE
+from .variables import DEVICE, EXCLUDE, INCLUDE
 
 _SIOCGIFFLAGS: Final = 0x8913  # linux/sockios.h
 _IFF_UP: Final = 0x1  # linux/if.h

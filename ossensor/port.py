@@ -313,19 +313,26 @@ class Port:
         """Since when the present worker, or the one that died last, has been reading; None if it never did."""
         return self._heartbeat.maybe_reading_s
 
-    def ended(self, exit_code: int) -> int:
+    def ended(self, exit_code: int, forge: Forge) -> int:
         """Takes in the worker's end; returns the packets that are lost by it."""
         process, self.process = self.process, None
         asked = self.child.state is State.DRAINING
         struck = process is not None and process.struck(exit_code)
         struck = struck and self.child.may_hurry(worked=self.maybe_reading_s is not None)
+        survives = self._engine is not None and self._engine.survives_reader
+        if asked and struck and survives and not self.handing_over:
+            # The ring holds what it had not read, and this was the last reader that it was to have.
+            self.child.struck_in_drain()
+            self._save()
+            self.stop(forge)
+            return 0
         state = self.child.ended(exit_code, time.monotonic(), struck=struck)
         if self.handing_over:
             self._save()
             return 0
         if asked:
             return self._close_epoch(self.retiring or Reason.SHUTDOWN)
-        if self._engine is not None and self._engine.survives_reader and not self._hopeless(struck=struck):
+        if survives and not self._hopeless(struck=struck):
             self._save()
             return 0
         return self._replace_engine(

@@ -259,8 +259,10 @@ class Roster:
     def worker_ended(self, port: Port, exit_code: int) -> None:
         asked = port.child.state is State.DRAINING
         reading = {} if port.maybe_reading_s is None else {"reading_s": round(port.maybe_reading_s, 4)}
-        where = fields(interface=port.label, how=describe(exit_code), lost=port.ended(exit_code), **reading)
-        if asked:
+        where = fields(
+            interface=port.label, how=describe(exit_code), lost=port.ended(exit_code, self._forge), **reading
+        )
+        if asked and port.child.state is State.STOPPED:
             log.info("worker stopped", extra=where)
         else:
             log.warning("worker died", extra=where)

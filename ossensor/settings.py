@@ -20,11 +20,11 @@ from pydantic import ValidationError
 from . import configfile
 from .errors import ConfigurationError
 from .transport.compression import Policy
+from .values import DEFAULT_ROUTE, flaw
 from .variables import (
     BPF,
     CA_FILE,
     CONFIG_PATH,
-    DEFAULT_ROUTE,
     DEVICE,
     EXCLUDE,
     HOSTNAME,
@@ -40,7 +40,6 @@ from .variables import (
     Form,
     Row,
     describe,
-    flaw,
 )
 
 _SECRETS: Final = (KEY, KEY_NEXT)

@@ -1,26 +1,21 @@
-"""The one table of variables: names, defaults, what is allowed, what they mean, and how a text becomes a value.
+"""The one table of variables: names, defaults, what is allowed and what they mean.
 
 The README's table, `ossensor check`, the generated config file and the faults are all made from `Form`. A value is
-made from the text as it was given; "" is what stands for "not given", in a default as in a task definition.
+made from the text as it was given (values.py); "" is what stands for "not given", in a default as in a task definition.
 """
 
 from __future__ import annotations
 
-import pwd
-import re
-import socket
-import ssl
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self, cast
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from .ere import Ere, PatternError
+from . import values
 from .transport.compression import Policy
-from .transport.protocol import sensor_name_ok
 
 HOSTNAME: Final = "VSENSOR_HOSTNAME"
 KEY: Final = "VSENSOR_HMAC_KEY"
@@ -40,174 +35,9 @@ BPF: Final = "BPF"
 
 # The names that these variables had in earlier sensors of this kind.
 OLD_NAMES: Final = {"NETWORK_DEVICE_BLACKLIST": EXCLUDE, "NETWORK_DEVICE_WHITELIST": INCLUDE}
-DEFAULT_ROUTE: Final = ("default",)  # the value of network_device that is no list of names
 
-_MAX_KEY_FILE_BYTES: Final = 4096  # far above any key; /dev/zero given by mistake ends here
 # libpcap's MAXIMUM_SNAPLEN; 65535, its tools' former default, cuts super-frames.
 SNAPLEN_MAX_BYTES: Final = 262_144
-_MAX_HOST_CHARACTERS: Final = 253
-_MAX_SOCKET_BYTES: Final = 107  # sun_path of unix(7), less a NUL
-# Labels as the resolver takes them: Python's IDNA step raises UnicodeError for an empty label or one above 63.
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
-_WHOLE = re.compile(r"0|[1-9][0-9]{0,18}")
-_BOOLEANS: Final = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
-
-
-def flaw(text: str) -> str | None:
-    """What no variable may hold, or None."""
-    if "\0" in text:
-        return "has a NUL character"
-    # An environment's bytes that are no UTF-8 arrive as lone surrogates (PEP 383). Not by encoding: the exception
-    # would carry the text, which may be the key.
-    return "is not UTF-8" if any("\ud800" <= c <= "\udfff" for c in text) else None
-
-
-# -- text -> value, or ValueError with the reason; its text is "" where what is allowed says it all ------------------
-
-
-def _whole(text: str) -> int:
-    # int() also takes "1_0", " 5" and the digits of other scripts.
-    if _WHOLE.fullmatch(text) is None:
-        raise ValueError("")
-    return int(text)
-
-
-def _flag(text: str) -> bool:
-    if text.lower() not in _BOOLEANS:
-        raise ValueError("")
-    return _BOOLEANS[text.lower()]
-
-
-def _host(text: str) -> str:
-    if text.startswith("[") and text.endswith("]"):
-        IPv6Address(text[1:-1])  # raises a ValueError that says what is wrong
-        if "%" in text:
-            raise ValueError("a zone (%) does not fit into a URL")
-    elif text and (_HOST.fullmatch(text) is None or len(text) > _MAX_HOST_CHARACTERS):
-        raise ValueError("")
-    return text
-
-
-def _folder(text: str) -> Path | None:
-    return Path(text).absolute() if text else None
-
-
-def _address(text: str) -> tuple[str, int] | None:
-    if not text:
-        return None
-    host, _, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    address = ip_address(host[1:-1] if bracketed else host)
-    if bracketed is not (address.version == 6) or _whole(port) not in range(1, 65536):
-        raise ValueError("")
-    return str(address), int(port)
-
-
-def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    return tuple(ip_network(word) for word in text.split())  # raises a ValueError that says what is wrong
-
-
-def _local_socket(text: str) -> str:
-    """Empty: none."""
-    if text == "off":
-        return ""
-    if text[:1] not in {"/", "@"} or not text[1:] or len(text.encode()) > _MAX_SOCKET_BYTES:
-        raise ValueError("")
-    return text
-
-
-def _key(text: str) -> bytes:
-    if "\n" in text or "\r" in text:
-        raise ValueError("it has a line break")
-    return text.encode()
-
-
-def _key_file(text: str) -> bytes:
-    if not text:
-        return b""
-    try:
-        with Path(text).open("rb") as file:
-            raw = file.read(_MAX_KEY_FILE_BYTES + 1)
-    except OSError as e:
-        raise ValueError(e.strerror) from e
-    if len(raw) > _MAX_KEY_FILE_BYTES:
-        raise ValueError(f"the file has more than {_MAX_KEY_FILE_BYTES} bytes")
-    raw = raw.removesuffix(b"\n").removesuffix(b"\r")
-    if not raw:
-        raise ValueError("the file is empty")
-    decoded = raw.decode("utf-8", "surrogateescape")
-    if what := flaw(decoded):
-        raise ValueError(f"the file's content {what}")
-    return _key(decoded)
-
-
-def _readable(text: str) -> Path | None:
-    if not text:
-        return None
-    path = Path(text).absolute()
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as e:
-        raise ValueError(e.strerror) from e
-    return path
-
-
-def _certificates(text: str) -> Path | None:
-    path = _readable(text)
-    if path is not None:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-        except OSError as e:  # ssl.SSLError is one
-            raise ValueError("no usable PEM certificates in it") from e
-    return path
-
-
-def _devices(text: str) -> tuple[str, ...] | None:
-    names = tuple(dict.fromkeys(text.split()))
-    if "default" in names and names != DEFAULT_ROUTE:
-        raise ValueError("`default` stands alone")
-    return names or None
-
-
-def _patterns(text: str) -> tuple[str, ...]:
-    for pattern in text.split():
-        try:
-            Ere(pattern)
-        except PatternError as e:
-            raise ValueError(f"pattern {pattern!r}: {e}") from e
-    return tuple(text.split())
-
-
-def _sensor(text: str) -> str:
-    if not text:
-        return sanitised(socket.gethostname())
-    if not sensor_name_ok(text):
-        raise ValueError("")
-    return text
-
-
-def sanitised(host_name: str) -> str:
-    """A sensor name made of any host name: what may not stand in one becomes `-`, and it is cut to length."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", host_name).lstrip("._-")[:63]
-    return name if sensor_name_ok(name) else "sensor"
-
-
-def _user(text: str) -> str:
-    if text.isascii() and text.isdigit():
-        if _whole(text) not in range(1, 2**32 - 1):  # 2**32-1 means "leave unchanged" to setuid's relatives
-            raise ValueError("")
-        return text
-    try:
-        uid = pwd.getpwnam(text).pw_uid
-    except KeyError:
-        raise ValueError("no such user") from None
-    if uid == 0:
-        raise ValueError("it is root")
-    return text
-
-
-# -- the table -------------------------------------------------------------------------------------------------------
 
 
 def _variable(name: str, meaning: str, allowed: str, *, default: str = "") -> Any:
@@ -223,9 +53,9 @@ def _number(name: str, meaning: str, low: int, high: int, *, default: int) -> An
 
 _TRUTH = "true, false, 1, 0, yes, no, on or off"
 _ERES = "patterns as egrep takes them, separated by white space"
-_Whole = Annotated[int, BeforeValidator(_whole)]
-_Flag = Annotated[bool, BeforeValidator(_flag)]
-_Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
+_Whole = Annotated[int, BeforeValidator(values.whole)]
+_Flag = Annotated[bool, BeforeValidator(values.flag)]
+_Patterns = Annotated[tuple[str, ...], BeforeValidator(values.patterns)]
 
 
 class Form(BaseSettings):
@@ -235,26 +65,26 @@ class Form(BaseSettings):
         frozen=True, case_sensitive=True, validate_default=True, hide_input_in_errors=True, extra="forbid"
     )
 
-    vsensor_hostname: Annotated[str, BeforeValidator(_host)] = _variable(
+    vsensor_hostname: Annotated[str, BeforeValidator(values.host)] = _variable(
         HOSTNAME,
         "The vSensor's host name. Required.",
         "a host name, an IPv4 address or an IPv6 address in brackets, without scheme, port or path",
     )
-    hmac_key: Annotated[bytes, BeforeValidator(_key)] = _variable(
+    hmac_key: Annotated[bytes, BeforeValidator(values.key)] = _variable(
         KEY, "The key shared with the vSensor. Required, here or in a file.", "text without line breaks"
     )
-    hmac_key_file: Annotated[bytes, BeforeValidator(_key_file)] = _variable(
+    hmac_key_file: Annotated[bytes, BeforeValidator(values.key_file)] = _variable(
         KEY_FILE,
         "A file that holds the key instead; one line break at its end is not part of the key.",
         "the path of a readable file with one line of UTF-8 text",
     )
-    hmac_key_next: Annotated[bytes, BeforeValidator(_key)] = _variable(
+    hmac_key_next: Annotated[bytes, BeforeValidator(values.key)] = _variable(
         KEY_NEXT,
         "The key that comes after this one: while both are given, either is good, so that the key can be changed at one"
         " end after the other.",
         "text without line breaks",
     )
-    hmac_key_next_file: Annotated[bytes, BeforeValidator(_key_file)] = _variable(
+    hmac_key_next_file: Annotated[bytes, BeforeValidator(values.key_file)] = _variable(
         KEY_NEXT_FILE,
         "A file that holds the next key instead.",
         "the path of a readable file with one line of UTF-8 text",
@@ -267,12 +97,12 @@ class Form(BaseSettings):
         "key or ca",
         default="key",
     )
-    ca_file: Annotated[Path | None, BeforeValidator(_certificates)] = _variable(
+    ca_file: Annotated[Path | None, BeforeValidator(values.certificates)] = _variable(
         CA_FILE,
         "With VSENSOR_TLS=ca: certificates (PEM) that the vSensor's must lead to, or its own. Empty: the system's.",
         "the path of a readable file of PEM certificates",
     )
-    network_device: Annotated[tuple[str, ...] | None, BeforeValidator(_devices)] = _variable(
+    network_device: Annotated[tuple[str, ...] | None, BeforeValidator(values.devices)] = _variable(
         DEVICE,
         "The interfaces to capture, or `default`: those of the default routes. Empty: all except loopback."
         " The lists below apply in any case.",
@@ -299,7 +129,7 @@ class Form(BaseSettings):
         "enforce or observe",
         default="enforce",
     )
-    antigena_protect: Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(_networks)] = _variable(
+    antigena_protect: Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(values.networks)] = _variable(
         "OSSENSOR_ANTIGENA_PROTECT",
         "Networks whose connections are never ended, whatever the vSensor orders.",
         "addresses and ADDRESS/LENGTH, separated by white space",
@@ -309,7 +139,7 @@ class Form(BaseSettings):
     bpf: str = _variable(
         BPF, "Only packets that this filter lets through are captured.", "a filter as pcap-filter(7) defines it"
     )
-    sensor_name: Annotated[str, BeforeValidator(_sensor)] = _variable(
+    sensor_name: Annotated[str, BeforeValidator(values.sensor)] = _variable(
         SENSOR_NAME,
         "The sensor's name at the vSensor. Empty: the id of the ECS task, in one, or the host name.",
         "1 to 63 of A-Z a-z 0-9 . _ - beginning with a letter or digit",
@@ -352,18 +182,18 @@ class Form(BaseSettings):
     drain_s: _Whole = _number(
         "OSSENSOR_DRAIN_SECONDS", "Seconds that delivering the rest may take at a stop.", 1, 600, default=25
     )
-    spool_dir: Annotated[Path | None, BeforeValidator(_folder)] = _variable(
+    spool_dir: Annotated[Path | None, BeforeValidator(values.folder)] = _variable(
         "OSSENSOR_SPOOL_DIR",
         "Where batches wait on disk when memory runs short while the vSensor is away, and over a stop. Empty: nowhere.",
         "the path of a folder; it is made when it is not there",
     )
     spool_mb: _Whole = _number("OSSENSOR_SPOOL_MB", "MiB of batches on disk, at most.", 4, 1 << 20, default=1024)
-    metrics_address: Annotated[tuple[str, int] | None, BeforeValidator(_address)] = _variable(
+    metrics_address: Annotated[tuple[str, int] | None, BeforeValidator(values.address)] = _variable(
         "OSSENSOR_METRICS_ADDRESS",
         "Where Prometheus may fetch /metrics, without encryption or password. Empty: nowhere.",
         "an IP address and a port: 127.0.0.1:9464 or [::1]:9464",
     )
-    status_socket: Annotated[str, BeforeValidator(_local_socket)] = _variable(
+    status_socket: Annotated[str, BeforeValidator(values.local_socket)] = _variable(
         STATUS_SOCKET,
         "Where `ossensor status` and `ossensor health` ask, as root or as the sensor's user: an abstract name, which"
         " needs no file system, or a path. `off`: nowhere.",
@@ -373,7 +203,7 @@ class Form(BaseSettings):
     log_format: Literal["text", "json"] = _variable(
         "OSSENSOR_LOG_FORMAT", "How log records are written.", "text or json", default="text"
     )
-    user: Annotated[str, BeforeValidator(_user)] = _variable(
+    user: Annotated[str, BeforeValidator(values.user)] = _variable(
         "OSSENSOR_USER",
         "The user that every process but the supervisor becomes.",
         "a user name or a numeric user id, but not root",

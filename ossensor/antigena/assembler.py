@@ -6,11 +6,11 @@ import struct
 from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeAlias
 
-# linux/bpf_common.h: class, size and mode of an instruction. IND loads from X + k, and needs all of what it loads to be
-# in the packet; a packet that is too short is refused.
-LD_IND, LDH_IND, LDB_IND, LDH_ABS = 0x40, 0x48, 0x50, 0x28
-LD_MEM, LDX_MEM, LD_IMM, LDX_IMM, ST, STX, TAX = 0x60, 0x61, 0x00, 0x01, 0x02, 0x03, 0x07
-AND, LSH, ADD_X, RET = 0x54, 0x64, 0x0C, 0x06
+# linux/bpf_common.h: class, size and mode of an instruction. ABS loads from k, IND from X + k; MSH puts four times the
+# low half of the byte at k into X: an IPv4 header's length. A packet that ends before what is loaded is refused.
+LD_ABS, LDH_ABS, LDB_ABS, LDH_IND, LDB_IND = 0x20, 0x28, 0x30, 0x48, 0x50
+LD_MEM, LD_IMM, LDX_IMM, LDX_MSH, ST = 0x60, 0x00, 0x01, 0xB1, 0x02
+AND, RET = 0x54, 0x06
 JA, JEQ, JSET = 0x05, 0x15, 0x45
 
 MAX_INSTRUCTIONS: Final = 4096  # BPF_MAXINSNS

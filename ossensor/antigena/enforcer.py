@@ -1,13 +1,13 @@
-"""From a frame that a handle showed to the packets that go out for it, and the counts that are reported. Pure.
+"""From a packet that a watch showed to the packets that go out for it, and the counts that are reported. Pure.
 
 Invariant: nothing is sent but about a segment that an order in force concerns and no guard spares; each packet is
 counted, under its order and end, or under the reason why it was not sent.
 
-An answer is put on the link of the frame, in its VLAN and between its hardware addresses, because this host may have no
-route to where it goes (a mirror port). Unless that frame would be addressed to this very interface: then the end is at
-this host, or behind it when it is a router, and a frame that is sent there leaves and never comes back. Such an answer
-goes through a raw IP socket, and the kernel delivers it, over loopback or by its routes. So do all on links that are
-not Ethernet. Either needs CAP_NET_RAW alone. (Left: a list of this host's addresses. It changes, and knows no routers.)
+What comes in and what goes out are IP packets: the host's routes take an answer to its end, this very host included.
+Left: a frame on the link where the cause was seen, with its hardware addresses and VLAN tags. It would reach ends that
+this host has no route to (beside a mirror port), but never those at this host, because a frame to one's own address
+leaves and does not come back; so it is a second way of sending, with a parser of link layers and a socket for each
+interface. A sensor beside an application has a route to whomever the application talks to.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from ossensor.ratelimit import Bucket
 
 from .actions import Action, End
-from .frames import framed
 from .guards import Guards
 from .openers import Openers
 from .packets import OUR_WINDOW
@@ -39,9 +38,8 @@ Mode: TypeAlias = Literal["enforce", "observe"]
 
 
 class Outgoing(NamedTuple):
-    """A packet to send: a frame by the handle that showed the cause (`link`), or an IP packet by a raw socket."""
+    """An IP packet, and the end of a connection that it is for."""
 
-    how: Literal["link", "raw"]
     packet: bytes
     to: End
 
@@ -66,17 +64,11 @@ class Tally:
 
 
 class Enforcer:
-    """What one worker does about the orders of `table`, at one interface.
+    """What is done about the orders of `table`."""
 
-    `hardware_address` is the interface's own, of six bytes; None where answers are not to be put on a link.
-    """
-
-    def __init__(
-        self, table: Table, guards: Guards, hardware_address: bytes | None = None, mode: Mode = "enforce"
-    ) -> None:
+    def __init__(self, table: Table, guards: Guards, mode: Mode = "enforce") -> None:
         self.table = table
         self.guards = guards
-        self._hardware_address = hardware_address
         self.mode: Mode = mode
         self.tallies: dict[str, Tally] = {}
         self.unreadable = 0
@@ -84,15 +76,13 @@ class Enforcer:
         self._watch = Watch()
         self._bucket = Bucket(PACKETS_PER_S, BURST_PACKETS)
 
-    def process(
-        self, data: bytes, linktype: int, now_s: float, program: Collection[str] | None = None
-    ) -> list[Outgoing]:
-        """The packets that answer a frame.
+    def process(self, packet: bytes, now_s: float, program: Collection[str] | None = None) -> list[Outgoing]:
+        """The packets that answer one.
 
-        `program` names the orders of the kernel filter that let it pass: with several filters, a frame that orders in
+        `program` names the orders of the kernel filter that let it pass: with several filters, a packet that orders in
         two of them concern comes twice, and is answered by the one that has the first of the orders.
         """
-        segment = maybe_segment(data, linktype)
+        segment = maybe_segment(packet)
         if segment is None:
             self.unreadable += 1
             return []
@@ -167,18 +157,11 @@ class Enforcer:
         for answer in packets:
             if self._bucket.take(now_s):
                 counts[_side(action, segment, answer)] += 1
-                outgoing.append(self._outgoing(segment, answer))
+                end = segment.source if answer.to == "source" else segment.destination
+                outgoing.append(Outgoing(answer.packet, end))
             else:
                 self._tally(action.id).refused[Refusal.RATE] += 1
         return outgoing
-
-    def _outgoing(self, segment: Segment, answer: Answer) -> Outgoing:
-        end = segment.source if answer.to == "source" else segment.destination
-        if self._hardware_address and segment.link:
-            frame = framed(segment.link, answer.packet, back=answer.to == "source")
-            if not frame.startswith(self._hardware_address):
-                return Outgoing("link", frame, end)
-        return Outgoing("raw", answer.packet, end)
 
     def _tally(self, action_id: str) -> Tally:
         return self.tallies.setdefault(action_id, Tally())

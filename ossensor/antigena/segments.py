@@ -1,4 +1,4 @@
-"""What a captured frame says of its connection: a Segment, or nothing. Pure; raises for no bytes.
+"""What a packet, from its IP header on, says of its connection: a Segment, or nothing. Pure; raises for no bytes.
 
 Invariant: a Segment is only made of headers that are whole and agree with each other. A damaged header could name a
 connection that nobody ordered ended; a packet that is passed over costs one more packet of a connection that is.
@@ -13,9 +13,12 @@ from typing import Final, Literal, NamedTuple
 
 from .actions import End
 from .checksums import folded
-from .frames import Frame, maybe_frame
 
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
+
+# How much of a packet is looked at: IP and TCP with every option are 120 bytes; the rest is for IPv6's extension
+# headers, and for an ICMP error to quote (packets.py), which may have 576 bytes in all.
+SEEN_BYTES: Final = 576
 
 _TCP, _UDP = 6, 17
 _AUTHENTICATION, _FRAGMENT = 51, 44
@@ -39,8 +42,7 @@ class Segment:
     # The sequence space that it takes, SYN and FIN included (SEG.LEN of RFC 9293); None when the packet does not tell:
     # a first fragment, or a super-frame whose length does not fit into its field (BIG TCP). 0 for UDP.
     length: int | None
-    link: bytes  # the Ethernet header with its tags, empty on other links
-    ip: bytes  # from the IP header on, as far as it was captured
+    ip: bytes  # the packet that it came in, as far as it was seen
 
     @property
     def after(self) -> int:
@@ -56,18 +58,16 @@ class _Transport(NamedTuple):
     total: int | None  # of transport header and payload; None when unknown
 
 
-def maybe_segment(data: bytes, linktype: int) -> Segment | None:
-    """The segment in a captured frame; None for everything else, and for all that is malformed."""
-    frame = maybe_frame(data, linktype)
-    if frame is None:
-        return None
-    transport = _over_ipv4(frame.ip) if frame.version == 4 else _over_ipv6(frame.ip)
+def maybe_segment(ip: bytes) -> Segment | None:
+    """The segment in an IP packet; None for everything else, and for all that is malformed."""
+    version = ip[0] >> 4 if ip else 0
+    transport = _over_ipv4(ip) if version == 4 else _over_ipv6(ip) if version == 6 else None
     if transport is None:
         return None
     if transport.protocol == _TCP:
-        return _tcp(frame, transport)
+        return _tcp(ip, transport)
     if transport.protocol == _UDP:
-        return _udp(frame, transport)
+        return _udp(ip, transport)
     return None
 
 
@@ -116,7 +116,7 @@ def _over_ipv6(ip: bytes) -> _Transport | None:
     return _Transport(kind, IPv6Address(ip[8:24]), IPv6Address(ip[24:40]), ip[at:end], end - at if whole else None)
 
 
-def _tcp(frame: Frame, transport: _Transport) -> Segment | None:
+def _tcp(ip: bytes, transport: _Transport) -> Segment | None:
     if len(transport.data) < 20:
         return None
     sport, dport, sequence, acknowledgment, offset, flags, window = struct.unpack_from("!HHIIBBH", transport.data)
@@ -135,14 +135,13 @@ def _tcp(frame: Frame, transport: _Transport) -> Segment | None:
         flags,
         window,
         length,
-        frame.link,
-        frame.ip,
+        ip,
     )
 
 
-def _udp(frame: Frame, transport: _Transport) -> Segment | None:
+def _udp(ip: bytes, transport: _Transport) -> Segment | None:
     if len(transport.data) < 8:
         return None
     sport, dport = struct.unpack_from("!HH", transport.data)
     ends = End(transport.source, sport), End(transport.destination, dport)
-    return Segment("udp", *ends, 0, 0, 0, 0, 0, frame.link, frame.ip)
+    return Segment("udp", *ends, 0, 0, 0, 0, 0, ip)

@@ -47,6 +47,11 @@ class Table:
         self._set = InForce(())
         self._holds_s = _NEVER  # [from, until): when _set is what holds
 
+    @property
+    def orders(self) -> tuple[Action, ...]:
+        """Those that were taken, in force or not yet or no more."""
+        return tuple(self._orders.values())
+
     def apply(self, version: int, actions: Iterable[Action], now_s: float) -> Applied:
         """Takes the orders of a message in place of those before.
 

@@ -1,7 +1,7 @@
 """Packet sockets that show the network layer of every interface: what Antigena watches with, and what it sends through.
 
 Invariant: a watch socket shows what its filter lets through and nothing else, and one that is asleep costs the host
-nothing: it is hooked to no protocol, so the kernel does not run its filter over any packet.
+nothing: it is hooked to no protocol that a packet has, so the kernel does not run its filter over any.
 
 One socket sees all interfaces, also those that appear later, which a process without privilege could not open a handle
 on. It is cooked (SOCK_DGRAM, packet(7)): what it gives, and what its filter sees, begins with the IP header whatever
@@ -20,20 +20,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from ossensor.antigena.segments import SEEN_BYTES
+
 from . import bpf
 
 _ETH_P_ALL: Final = 0x0003  # linux/if_ether.h
+# Reserved (RFC 1701, IANA's EtherTypes), so no packet has it. Zero does not do: bind(2) takes it for "as before"
+# (net/packet/af_packet.c, packet_bind). The kernel looks among such sockets by number; past those of ETH_P_ALL it goes
+# one by one.
+_NO_PROTOCOL: Final = 0xFFFF
 _PACKET_OUTGOING: Final = 4  # linux/if_packet.h
-# Headers are what is looked at, and what an ICMP error quotes.
-SEEN_BYTES: Final = 576
 # Programs that may be needed at once: 256 orders of IPv6 take four of 4,096 instructions, or more shorter ones.
 WATCHES: Final = 16
+# For packets that wait, on each watch that is awake: 2,500 small ones, at 832 bytes each as the kernel counts them [M];
+# 500 where net.core.rmem_max is 208 KiB, as it was for long. The kernel doubles the number (socket(7)).
+_ROOM_BYTES: Final = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _hook(sock: socket.socket, protocol: int) -> None:
-    """Binds to a protocol on all interfaces, or (0) to none. Not socket.bind: that one wants an interface's name.
+    """Binds to a protocol on all interfaces. Not socket.bind: that one wants an interface's name.
 
     Needs no privilege; CAP_NET_RAW was asked for when the socket was made (net/packet/af_packet.c, packet_create).
     """
@@ -66,10 +73,15 @@ class Watch:
 
         Raises OSError: ENOMEM on many hosts for 4,096 instructions, which is more than net.core.optmem_max.
         """
-        bpf.attach(self._sock, bpf.REJECT_ALL if program is None else program)
+        try:
+            bpf.attach(self._sock, bpf.REJECT_ALL if program is None else program)
+        except OSError:
+            # Until it has taken its place, a program counts beside the one before it (net/core/filter.c).
+            bpf.attach(self._sock, bpf.REJECT_ALL)
+            bpf.attach(self._sock, bpf.REJECT_ALL if program is None else program)
         if self._awake is not (program is not None):
             self._awake = not self._awake
-            _hook(self._sock, _ETH_P_ALL if self._awake else 0)
+            _hook(self._sock, _ETH_P_ALL if self._awake else _NO_PROTOCOL)
         if program is None:
             for _ in self.read(1 << 20):
                 pass
@@ -127,6 +139,7 @@ def open_sockets() -> Sockets:
             # Protocol 0: hooked to nothing before there is a filter.
             sock = opened.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
             bpf.attach(sock, bpf.REJECT_ALL)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM_BYTES)
             watches.append(sock)
         raw4 = opened.enter_context(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW))
         raw6 = None

@@ -37,7 +37,6 @@ from ossensor.transport.protocol import (
     TAG_DATA_REPLY,
     TAG_ORDER,
     TAG_ORDER_REPLY,
-    Account,
     MalformedError,
     Outcome,
     Welcome,
@@ -291,14 +290,13 @@ class Collector:
                 return Outcome.BUSY
 
             def store(floor: int) -> asyncio.Future[Outcome]:
-                append = Append(upload.batch, floor, upload.packets, data, upload.books, span)
+                append = Append(upload.batch, floor, upload.packets, data, upload.books.text, span)
                 return asyncio.wrap_future(self._store.append(append))
 
             outcome = await self._order.place(upload.batch, upload.floor, store)
             if outcome is Outcome.STORED:
                 # At once: between a batch and its successor nothing else runs that would turn the two round.
-                books = Account.parse(upload.books)
-                self.live.stored(upload.batch, upload.packets, len(data), books, span)
+                self.live.stored(upload.batch, upload.packets, len(data), upload.books, span)
             if outcome is Outcome.PRESENT:
                 self.live.repeated(upload.batch)
                 outcome = await asyncio.wrap_future(self._store.repeat(upload.batch))

@@ -9,6 +9,7 @@ import hmac
 import os
 import re
 import socket
+import sqlite3
 import ssl
 import sys
 from collections.abc import Callable, Mapping
@@ -205,6 +206,10 @@ def _keep(
             return run(settings, listener, report, announcer)
         except ConfigurationError as e:
             return _refuse(e)
+        except (OSError, sqlite3.OperationalError) as e:
+            # The disk is full, or broken, and may be well again: the keeper tries, ever more rarely.
+            sys.stderr.write(f"vsensor: --store: {layout.root}: {e}\n")
+            return Exit.GAVE_UP
 
     jobs = [Job("serving", serve, Backoff(), vital=True)]
     if outputs is not None:

@@ -194,7 +194,10 @@ class Live:
 
     def _interface(self, batch: BatchId) -> _Interface:
         name, _, device = batch.stream
-        interface = self._heard(name).interfaces.setdefault(device, _Interface())
+        interfaces = self._heard(name).interfaces
+        interface = interfaces.get(device)
+        if interface is None:
+            interface = interfaces[device] = _Interface()
         self._interfaces[name, device] = None
         self._interfaces.move_to_end((name, device))
         if len(self._interfaces) > INTERFACES_MAX:

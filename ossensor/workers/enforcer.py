@@ -24,7 +24,6 @@ from ossensor.antigena import filters
 from ossensor.antigena.actions import MAX_ACTIONS, MAX_ID_CHARACTERS, Action, ActionError, Network, parse_action
 from ossensor.antigena.enforcer import Enforcer as Core
 from ossensor.antigena.enforcer import Mode, Outgoing, Tally
-from ossensor.antigena.frames import LINKTYPE_RAW
 from ossensor.antigena.guards import Guards, name_servers
 from ossensor.antigena.refusals import Refusal
 from ossensor.antigena.table import Table
@@ -35,6 +34,7 @@ from ossensor.errors import Exit
 from ossensor.filters import Flow
 from ossensor.logs import ANTIGENA, STATS, fields
 from ossensor.transport.orders import Orders, Report
+from ossensor.transport.protocol import MalformedError
 
 from .child import HEARTBEAT_S, Heartbeat, Signals
 
@@ -71,7 +71,7 @@ class Enforcer:
         with suppress(OSError, UnicodeDecodeError):
             resolvers = _RESOLVER_CONFIGURATION.read_text(encoding="utf-8")
         guards = Guards(protected=plan.protected, name_servers=name_servers(resolvers))
-        self._core = Core(self._empty_table(), guards, mode=plan.mode)
+        self._core = Core(self._empty_table(), guards, plan.mode)
         self._texts = {"orders": Parts(), "surroundings": Parts()}
         self._interfaces: frozenset[str] | None = None  # None: not told yet, so nothing may be ended
         self._ahead_s = 0.0
@@ -80,6 +80,7 @@ class Enforcer:
         self._troubles: dict[str, str] = {}  # by what they concern
         self._wanted: tuple[tuple[Action, ...], Guards] | None = None
         self._watched: list[tuple[Watch, frozenset[str]]] = []  # each with the ids of the orders that it is for
+        self._unseen = 0  # packets, since these orders came
         self._done: dict[str, Counter[str]] = {}  # by order, since it came
         self._reported: Report | None = None
         self._look_at_s = 0.0
@@ -120,15 +121,25 @@ class Enforcer:
         text = self._texts[message["op"]].maybe_whole(message)
         if text is None:
             return
-        values = json.loads(text)
         if message["op"] == "surroundings":
+            values = json.loads(text)
             self._interfaces = frozenset(values["interfaces"])
             own = frozenset(Flow(*flow) for flow in values["flows"])
             self._core.guards = replace(self._core.guards, own=own)
         else:
-            self._ahead_s = values["ahead_s"]
-            self._take(Orders.parse(json.dumps(values["orders"]).encode()))
+            self._hear(text)
         self._look()
+
+    def _hear(self, text: str) -> None:
+        """Orders, of a vSensor whose clock is `ahead_s` of the time since boot."""
+        try:
+            values = json.loads(text)
+            orders = Orders.parse(json.dumps(values["orders"]).encode())
+        except (MalformedError, RecursionError) as e:
+            self._trouble("orders", f"orders that cannot be read: {e}")
+            return
+        self._ahead_s = values["ahead_s"]
+        self._take(orders)
 
     def _empty_table(self) -> Table:
         return Table(self._objection)
@@ -141,24 +152,30 @@ class Enforcer:
         if len(orders.actions) > MAX_ACTIONS:
             self._trouble("orders", f"{len(orders.actions)} orders, where {MAX_ACTIONS} are the most")
             return
-        self._troubles.clear()
-        if (orders.book, orders.version) == (self._orders.book, self._orders.version):
-            return  # told again, by the successor of an uploader that was killed
         if orders.book != self._orders.book:
             self._core.table = self._empty_table()
+        elif orders.version < self._orders.version:
+            self._trouble("orders", f"version {orders.version} came after version {self._orders.version}")
+            return
+        self._troubles.pop("orders", None)
+        if (orders.book, orders.version) == (self._orders.book, self._orders.version):
+            return  # told again, by the successor of an uploader that was killed
+        self._troubles.pop("sending", None)
+        self._troubles.pop("watching", None)
+        self._unseen = 0
         self._orders = orders
         actions, self._refused = self._read(orders)
         applied = self._core.table.apply(orders.version, actions, self._vsensor_now_s())
         self._refused |= {name: reason.value for name, reason in applied.refused.items()}
-        taken = [action for action in actions if action.id not in applied.refused]
+        taken = self._core.table.orders  # the first of two with one id, too
         for action in taken:
             if reasons := self._core.guards.overlaps(action):
                 self._refused[action.id] = f"in part: {', '.join(sorted(reasons))}"
         self._done = {action.id: self._done.get(action.id, Counter()) for action in taken}
         for name, why in self._refused.items():
             self._complaints.say("an order is refused", id=name, why=why)
-        what = fields(version=orders.version, added=sorted(applied.added), removed=sorted(applied.removed))
-        log.log(ANTIGENA, "orders", extra=what)
+        added, removed = (" ".join(sorted(ids)) for ids in (applied.added, applied.removed))
+        log.log(ANTIGENA, "orders", extra=fields(version=orders.version, added=added, removed=removed))
 
     def _read(self, orders: Orders) -> tuple[list[Action], dict[str, str]]:
         actions, refused = [], {}
@@ -178,7 +195,7 @@ class Enforcer:
         for watch, ids in self._watched:
             for seen in watch.read(_AT_A_TIME):
                 if self._interfaces is not None and seen.interface in self._interfaces:
-                    for packet in self._core.process(seen.packet, LINKTYPE_RAW, self._vsensor_now_s(), ids):
+                    for packet in self._core.process(seen.packet, self._vsensor_now_s(), ids):
                         self._send(packet, seen.interface)
 
     def _send(self, outgoing: Outgoing, interface: str = "") -> None:
@@ -197,12 +214,19 @@ class Enforcer:
     def _look(self) -> None:
         """What time alone changes: orders begin and end, silence proves something, a report is due."""
         now_s = self._vsensor_now_s()
+        self._count_unseen()
         for packet in self._core.judge(now_s):
             self._send(packet)
         self._watch(self._core.table.in_force(now_s).actions)
         self._tell()
         next_change_s = self._core.table.next_change_s(now_s) - now_s
         self._look_at_s = time.monotonic() + max(0.0, min(_LOOK_S, next_change_s))
+
+    def _count_unseen(self) -> None:
+        """Packets that found the watches full. A connection that goes on is ended at its next packet all the same."""
+        if unseen := sum(watch.statistics().dropped for watch, _ in self._watched):
+            self._unseen += unseen
+            self._trouble("watching", f"{self._unseen} packets came too fast and were not seen")
 
     def _watch(self, actions: tuple[Action, ...]) -> None:
         """Has the kernel show what these concern. Compiled for all before one is changed."""
@@ -212,7 +236,7 @@ class Enforcer:
         self._wanted = wanted
         self._troubles.pop("filters", None)
         self._watched = self._shown(*wanted)
-        log.log(ANTIGENA, "orders in force", extra=fields(ids=[action.id for action in actions]))
+        log.log(ANTIGENA, "orders in force", extra=fields(ids=" ".join(action.id for action in actions)))
 
     def _shown(self, actions: tuple[Action, ...], guards: Guards) -> list[tuple[Watch, frozenset[str]]]:
         """The watches that show packets of these now; the others sleep."""
@@ -220,7 +244,7 @@ class Enforcer:
         shown: list[tuple[Watch, filters.Program]] = []
         for most_instructions in _LENGTHS:
             try:
-                programs = filters.programs(actions, guards, ethernet=False, most_instructions=most_instructions)
+                programs = filters.programs(actions, guards, most_instructions=most_instructions)
                 shown = list(zip(watches, programs, strict=False))
                 for watch, program in shown:
                     watch.show(program.instructions)

@@ -100,7 +100,9 @@ class Scheduler:
     def _take(self, answer: Answer) -> None:
         try:
             orders = Orders.parse(answer.content)
-        except MalformedError as e:
+            body = orders.body.decode()
+            Orders.parse(body.encode())  # as it is spelled on the way to the enforcer, it may be too long
+        except (MalformedError, RecursionError) as e:
             # Those in force stay: to take broken orders for none would end them all at the whim of a bug.
             self._trouble = f"orders that cannot be read: {e}"
             self._route.complaints.say(self._trouble)
@@ -109,6 +111,6 @@ class Scheduler:
         if (orders.book, orders.version) == self._told or (self._told is None and not orders.actions):
             return  # nothing new, or nothing yet
         ahead_s = self._route.vsensor_time_s() - time.clock_gettime(time.CLOCK_BOOTTIME)
-        if self._tell(json.dumps({"ahead_s": ahead_s, "orders": json.loads(orders.body)})):
+        if self._tell(json.dumps({"ahead_s": ahead_s, "orders": json.loads(body)})):
             self._told = orders.book, orders.version
             log.log(ANTIGENA, "orders", extra=fields(version=orders.version, actions=len(orders.actions)))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from harness import proc
 from harness.connections import Pair, connected
 from harness.namespaces import address, wire
-from harness.programs import OSSENSOR, Sensor, VSensor, environment
-from harness.world import PORT, SENSOR_NAME, World
+from harness.operator import Operator
+from harness.programs import Sensor, VSensor
+from harness.resets import count_sent, packets_sent
+from harness.world import SENSOR_NAME, World
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
@@ -25,6 +26,13 @@ HERE: Final = {4: "10.7.0.1", 6: "fd07::1"}  # the sensor's end of cap0, where t
 THERE: Final = {4: "10.7.0.2", 6: "fd07::2"}
 PERIOD_S: Final = 2
 ENFORCER: Final = "oss-antigena"
+# What a container has on Fargate, whose definitions may add SYS_PTRACE and nothing else: no NET_ADMIN among them.
+FARGATE: Final = (
+    *("chown", "dac_override", "fsetid", "fowner", "mknod", "net_raw", "setgid", "setuid", "setfcap", "setpcap"),
+    *("net_bind_service", "sys_chroot", "kill", "audit_write"),
+)
+AS_ON_FARGATE: Final = ("setpriv", f"--bounding-set=-all,{','.join(f'+{name}' for name in FARGATE)}", "--inh-caps=-all")
+KILLS: Final = 5
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 WAYS = pytest.mark.parametrize("outward", [True, False], ids=["outward", "inward"])
 
@@ -34,42 +42,17 @@ class Site:
 
     def __init__(self, world: World, certificate: Path) -> None:
         self.world = world
-        self._certificate = certificate
-        self._token = world.folder / "token"
-        self._token.touch(0o600)
-        self._token.write_text(secrets.token_urlsafe(32))
+        self.operator = Operator(world, certificate)
         wire(world.sensor, "cap0", world.generator, "cap0")
         address(world.sensor, "cap0", f"{HERE[4]}/24", f"{HERE[6]}/64")
         address(world.generator, "cap0", f"{THERE[4]}/24", f"{THERE[6]}/64")
 
     def vsensor(self) -> VSensor:
-        return self.world.start_vsensor(options=("--operator-token-file", str(self._token)))
+        return self.world.start_vsensor(options=self.operator.options)
 
     def sensor(self, **changes: str) -> Sensor:
         more = {"ANTIGENA_TIME_PERIOD": str(PERIOD_S), "OSSENSOR_DEBUG": "3", **changes}
-        return self.world.start_sensor("cap0", changes=more)
-
-    def operator(self, *argv: str) -> dict[str, Any]:
-        """What `ossensor antigena` answered."""
-        url = f"https://10.9.0.2:{PORT}"
-        where = ("--url", url, "--token-file", self._token, "--ca-file", self._certificate, "--json")
-        said = self.world.collector.run(OSSENSOR, "antigena", *argv, *where, env=environment({}))
-        answer: dict[str, Any] = json.loads(said)
-        return answer
-
-    def block(self, *sides: str, seconds: int = 600, name: str = "one") -> None:
-        self.operator("block", *sides, "--duration", str(seconds), "--reason", "a test", "--id", name, "--all")
-
-    def orders(self) -> dict[str, Any]:
-        """The operator's list, by id."""
-        return {one["action"]["id"]: one for one in self.operator("list")["orders"]}
-
-    def said(self, name: str = "one") -> dict[str, Any]:
-        """What the sensor has told of the order."""
-        return dict(self.orders()[name]["sensors"].get(SENSOR_NAME, {}))
-
-    def counts(self) -> dict[str, int]:
-        return dict(self.said().get("counts", {}))
+        return self.world.start_sensor("cap0", changes=more, under=AS_ON_FARGATE)
 
     def pairs(self, family: int = 4, count: int = 1, *, outward: bool = True) -> list[Pair]:
         ends = (self.world.sensor, HERE[family], self.world.generator, THERE[family])
@@ -100,8 +83,8 @@ def test_a_block_ends_its_connection_at_both_ends_and_no_other(site: Site, famil
     blocked, neighbours = pairs[10], pairs[:10] + pairs[11:]
     assert all(pair.exchange() for pair in pairs)
 
-    ordered_s = time.monotonic()
-    site.block(*exactly(blocked))
+    site.operator.block(*exactly(blocked))
+    ordered_s = time.monotonic()  # the vSensor has the order; to start `ossensor antigena` is the operator's time
     rounds = 0
     try:
         while time.monotonic() < ordered_s + 30:
@@ -118,8 +101,8 @@ def test_a_block_ends_its_connection_at_both_ends_and_no_other(site: Site, famil
     assert blocked.ends()[1] == "ECONNRESET"
     assert took_s <= PERIOD_S + 1
     assert [pair.exchange() for pair in neighbours for _ in range(10)] == [True] * 200
-    proc.eventually("it is reported closed", lambda: site.counts().get("closed") == 1, timeout_s=20)
-    assert site.counts()["matched"] == 1
+    proc.eventually("it is reported closed", lambda: site.operator.counts().get("closed") == 1, timeout_s=20)
+    assert site.operator.counts()["matched"] == 1
     for pair in pairs:
         pair.close()
 
@@ -128,12 +111,12 @@ def test_in_mode_observe_nothing_happens_and_is_reported(site: Site) -> None:
     site.vsensor()
     sensor = site.sensor(OSSENSOR_ANTIGENA_MODE="observe")
     (pair,) = site.pairs()
-    site.block(*exactly(pair))
-    sensor.wait_for("orders in force", ids="['one']")
+    site.operator.block(*exactly(pair))
+    sensor.wait_for("orders in force", ids="one")
 
     assert [pair.exchange() for _ in range(20)] == [True] * 20
-    proc.eventually("it is reported", lambda: site.counts().get("withheld", 0) > 0, timeout_s=20)
-    assert {name for name in site.counts() if name.startswith("sent")} == set()
+    proc.eventually("it is reported", lambda: site.operator.counts().get("withheld", 0) > 0, timeout_s=20)
+    assert {name for name in site.operator.counts() if name.startswith("sent")} == set()
     told = json.loads((site.world.store / SENSOR_NAME / "introduction.json").read_text())
     assert told["antigena"] == "observe"
     pair.close()
@@ -142,7 +125,7 @@ def test_in_mode_observe_nothing_happens_and_is_reported(site: Site) -> None:
 def test_with_antigena_off_no_order_is_asked_for_and_none_is_enforced(site: Site) -> None:
     site.vsensor()
     (pair,) = site.pairs()
-    site.block(*exactly(pair))
+    site.operator.block(*exactly(pair))
     sensor = site.sensor(ANTIGENA_ENABLED="false")
     introduction = site.world.store / SENSOR_NAME / "introduction.json"
     proc.eventually("it has introduced itself", introduction.exists)
@@ -151,7 +134,7 @@ def test_with_antigena_off_no_order_is_asked_for_and_none_is_enforced(site: Site
     assert pair.exchange()
     assert sensor.named(ENFORCER) == []
     assert json.loads(introduction.read_text())["antigena"] == "off"
-    assert site.said() == {}
+    assert site.operator.said() == {}
     pair.close()
 
 
@@ -163,16 +146,16 @@ def _kill_all_of(vsensor: VSensor) -> None:
 
 
 def _lives(site: Site) -> bool:
-    """Whether a new connection is there after a tenth of a second. One exchange may be quicker than a reset."""
+    """Whether a new connection is there after a second. Some exchanges may be quicker than a reset."""
     try:
         (pair,) = site.pairs()
     except ConnectionError:
         return False
     try:
-        for _ in range(10):
+        for _ in range(50):
             if not pair.exchange(b"x"):
                 return False
-            time.sleep(0.01)
+            time.sleep(0.02)
     except ConnectionError:
         return False
     finally:
@@ -185,14 +168,14 @@ def test_without_the_vsensor_an_order_ends_when_it_is_to_and_not_before(site: Si
     sensor = site.sensor()
     seconds = 10
     placed_s = time.time()
-    site.block("--src", HERE[4], "--dst", THERE[4], seconds=seconds)
-    expires_s = site.orders()["one"]["action"]["expires_s"]
-    sensor.wait_for("orders in force", ids="['one']")
+    site.operator.block("--src", HERE[4], "--dst", THERE[4], seconds=seconds)
+    expires_s = site.operator.orders()["one"]["action"]["expires_s"]
+    sensor.wait_for("orders in force", ids="one")
     _kill_all_of(vsensor)
-    tries = 0
+    begun_s = [time.time()]
     while not _lives(site):
-        tries += 1
-    until_s = time.time()
+        begun_s.append(time.time())
+    tries, until_s = len(begun_s) - 1, begun_s[-1]
     print(f"{tries} connections ended; the first that lived did so {until_s - expires_s:+.2f} s from the expiry")
 
     assert tries > 10
@@ -204,19 +187,20 @@ def test_a_restarted_sensor_ends_nothing_before_it_has_heard_from_the_vsensor(si
     vsensor = site.vsensor()
     sensor = site.sensor()
     pair, later = site.pairs(count=2)
-    site.block("--src", HERE[4], "--dst", THERE[4])
+    site.operator.block("--src", HERE[4], "--dst", THERE[4])
     pair.opener.sendall(b"x")
-    sensor.wait_for("orders in force", ids="['one']")
+    sensor.wait_for("orders in force", ids="one")
     pair.opener.sendall(b"x")
     assert pair.ends() == ("ECONNRESET", "ECONNRESET")
     _kill_all_of(vsensor)
     assert sensor.terminate(40)[0] == 0
 
+    count_sent(site.world.sensor)
     sensor = site.sensor()
     assert [later.exchange() for _ in range(20)] == [True] * 20
-    assert sensor.named(ENFORCER) == []
+    assert (sensor.named(ENFORCER), packets_sent(site.world.sensor)) == ([], 0)
     site.vsensor()
-    sensor.wait_for("orders in force", ids="['one']", timeout_s=60)
+    sensor.wait_for("orders in force", ids="one", timeout_s=60)
     later.opener.sendall(b"x")
     assert later.ends() == ("ECONNRESET", "ECONNRESET")
     for one in (pair, later):
@@ -227,12 +211,12 @@ def test_a_protected_network_and_the_sensors_own_upload_are_out_of_reach_and_the
     site.vsensor()
     sensor = site.sensor(OSSENSOR_ANTIGENA_PROTECT="10.7.0.2/32", NETWORK_DEVICE_INCLUDELIST="^(cap|up)")
     (pair,) = site.pairs()
-    site.block("--dst", THERE[4], name="protected")
-    site.block("--dst", "10.9.0.2", name="vsensor")
-    site.block("--src", HERE[4], "--dst", THERE[4], name="both")
+    site.operator.block("--dst", THERE[4], name="protected")
+    site.operator.block("--dst", "10.9.0.2", name="vsensor")
+    site.operator.block("--src", HERE[4], "--dst", THERE[4], name="both")
 
     def refusals() -> dict[str, str]:
-        return {name: site.said(name).get("refused", "") for name in site.orders()}
+        return {name: site.operator.said(name).get("refused", "") for name in site.operator.orders()}
 
     proc.eventually("all are refused", lambda: all(refusals().values()), timeout_s=30)
     assert refusals() == {"protected": "protected", "vsensor": "own_flow", "both": "protected"}
@@ -244,25 +228,27 @@ def test_a_protected_network_and_the_sensors_own_upload_are_out_of_reach_and_the
     proc.eventually("batches arrive", lambda: site.world.stored_bytes("cap0") > 0, timeout_s=30)
 
 
-def test_a_killed_enforcers_successor_goes_on_and_a_cleared_order_ends(site: Site) -> None:
-    site.vsensor()
+def test_killed_enforcers_successors_go_on_without_the_vsensor_and_a_cleared_order_ends(site: Site) -> None:
+    vsensor = site.vsensor()
     sensor = site.sensor()
-    first, second, third = site.pairs(count=3)
-    site.block("--src", HERE[4], "--dst", THERE[4])
-    sensor.wait_for("orders in force", ids="['one']")
+    first, last, *pairs = site.pairs(count=2 + KILLS)
+    site.operator.block("--src", HERE[4], "--dst", THERE[4])
+    sensor.wait_for("orders in force", ids="one")
     first.opener.sendall(b"x")
     assert first.ends() == ("ECONNRESET", "ECONNRESET")
 
-    sensor.kill(ENFORCER)
-    sensor.wait_for("orders in force", ids="['one']", count=2)
-    second.opener.sendall(b"x")
-    assert second.ends() == ("ECONNRESET", "ECONNRESET")
+    _kill_all_of(vsensor)  # nobody is there who could order it again
+    for life, pair in enumerate(pairs):
+        sensor.kill(ENFORCER)
+        sensor.wait_for("orders in force", ids="one", count=2 + life)
+        assert pair.ends_after() == ("ECONNRESET", "ECONNRESET")
 
+    site.vsensor()
     site.operator("clear", "one")
-    known = len(sensor.records("orders in force", ids="[]"))
-    sensor.wait_for("orders in force", ids="[]", count=known)
-    proc.eventually("it is let go", lambda: sensor.records("orders", removed="['one']"), timeout_s=20)
-    assert [third.exchange() for _ in range(20)] == [True] * 20
+    known = len(sensor.records("orders in force", ids=""))
+    sensor.wait_for("orders in force", ids="", count=known)
+    proc.eventually("it is let go", lambda: sensor.records("orders", removed="one"), timeout_s=20)
+    assert [last.exchange() for _ in range(20)] == [True] * 20
     assert sensor.terminate(40)[0] == 0
-    for pair in (first, second, third):
+    for pair in (first, last, *pairs):
         pair.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import struct
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,29 +10,16 @@ from pathlib import Path
 import pytest
 from harness import frames, proc
 from harness.programs import Sensor
+from harness.wallclock import WallClock
 from harness.world import World
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
-_HOOK = Path(__file__).parent / "harness" / "clock"
 LINKS = ("cap0", "cap1", "cap2", "cap3")
 HOUR_S = 3600
 JUMPS_S = (0, HOUR_S, -HOUR_S, 61, -301)  # against the true time, one after the other
 SEND_LEVEL = "2"
 CAP_SYS_TIME = 25
-
-
-class SensorsClock:
-    """The wall clock of one sensor and its children; `variables` are for its environment."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.set(0)
-        self.variables = {"PYTHONPATH": str(_HOOK), "CLOCK_OFF": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
-
-    def set(self, off_s: int) -> None:
-        with self._path.open("r+b" if self._path.exists() else "wb") as file:  # never cut: it is mapped
-            file.write(struct.pack("d", off_s))
 
 
 def _answers(sensor: Sensor) -> Counter[str]:
@@ -60,7 +46,7 @@ def test_e3_a_clock_that_is_an_hour_off_and_then_set_again_and_again_costs_no_ba
     world: World, tmp_path: Path
 ) -> None:
     """The catalogue allows two failed requests; four links at once have four under way, so it has to be none."""
-    clock = SensorsClock(tmp_path / "clock")
+    clock = WallClock(tmp_path / "clock")
     clock.set(HOUR_S)
     world.start_vsensor()
     listens_s = int(time.time())

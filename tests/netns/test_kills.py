@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import re
 import secrets
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +15,7 @@ from itertools import pairwise
 
 import pytest
 from harness import frames, proc
-from harness.programs import UPLOADER, Sensor, worker_of
+from harness.programs import OSSENSOR, UPLOADER, Sensor, worker_of
 from harness.world import World
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -119,3 +122,32 @@ def test_ten_kills_of_a_worker_repeat_nothing_and_count_what_its_kernel_ring_hel
     assert books["received"] == len(stored) + lost + books["kernel_drops"]
     # Each missing frame is counted; those of the moment when both rings are open are counted though they are stored.
     assert sent <= books["received"] <= sent + KILLS * PER_SECOND // 10
+
+
+@pytest.mark.parametrize("why", ["the interface is deleted", "the sensor stops"])
+def test_a_worker_that_is_killed_while_it_reads_the_rest_has_a_successor_that_does(world: World, why: str) -> None:
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0")
+    world.send("cap0", 100)
+    proc.eventually("the first frames are stored", lambda: world.holds("cap0", 100))
+    worker = sensor.one(worker_of("cap0"))
+    os.kill(worker, signal.SIGSTOP)
+    world.send("cap0", 1000, first=100)
+
+    if why == "the interface is deleted":
+        world.remove_link("cap0")
+        sensor.wait_for("interface no longer captured: deleted", interface="cap0")
+        os.kill(worker, signal.SIGKILL)
+        sensor.wait_for_line("books closed: ")
+        sensor.terminate()
+    else:
+        sensor.signal(signal.SIGTERM)
+        sensor.wait_for("draining")
+        os.kill(worker, signal.SIGKILL)
+        assert sensor.wait(30) == 0
+
+    found = json.loads(world.collector.run(OSSENSOR, "audit", world.store, "--json"))
+    assert _books(sensor) == {"received": 1100, "kernel_drops": 0, "delivered": 1100, "in_flight": 0}
+    assert frames.verdict(range(1100), world.stored_numbers("cap0")) == ""
+    assert [one["verdict"] for one in found] == ["balanced"]

@@ -1,4 +1,4 @@
-"""From frames to packets and counts: what is ordered ended is, nothing else is touched, everything is counted."""
+"""From packets to packets and counts: what is ordered ended is, nothing else is touched, everything is counted."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
-from antigena_frames import LINK, Talk
+from antigena_talks import Talk
 from scapy.layers.inet import IP, TCP
-from scapy.layers.l2 import Ether
 
 from ossensor.antigena.actions import Action, End, parse_action
 from ossensor.antigena.enforcer import BURST_PACKETS, Enforcer, Tally
-from ossensor.antigena.frames import COOKED, ETHERNET
 from ossensor.antigena.guards import Guards
 from ossensor.antigena.packets import OUR_WINDOW
 from ossensor.antigena.refusals import Refusal
@@ -24,7 +22,6 @@ from ossensor.antigena.watch import QUIET_S
 from ossensor.filters import Flow
 
 HERE = ip_address("10.0.0.1")
-MAC = LINK[6:]  # of the interface, whose host is `here`
 TALK = Talk()
 
 
@@ -42,57 +39,20 @@ def enforcer(*actions: Action, guards: Guards | None = None, mode: Any = "enforc
     guards = guards or Guards()
     table = Table(guards.objection)
     table.apply(1, actions, 0)
-    return Enforcer(table, guards, MAC, mode)
+    return Enforcer(table, guards, mode)
 
 
 def quarantine(direction: str, device: str = "10.0.0.1") -> Action:
     return block("q", kind="quarantine", source={"network": device}, direction=direction)
 
 
-def test_each_end_gets_one_packet_the_local_one_by_a_raw_socket_the_other_by_the_link() -> None:
-    here, there = enforcer(EXACT).process(TALK.frame("PA", 1000, 7000, 10), ETHERNET, 1)
+def test_each_end_gets_one_packet_from_the_other() -> None:
+    here, there = enforcer(EXACT).process(TALK.packet("PA", 1000, 7000, 10), 1)
 
-    assert (here.how, here.to, there.how, there.to) == ("raw", End(HERE, 50_000), "link", TALK.segment().destination)
-    local, remote = IP(here.packet), Ether(there.packet)
-    assert (local.src, local[TCP].seq) == ("192.0.2.7", 7000)
-    assert there.packet[:14] == LINK + b"\x08\0"  # as the segment went
-    assert (remote[IP].dst, remote[TCP].seq, remote[TCP].ack) == ("192.0.2.7", 1010, 7000)
-
-
-def test_a_packet_that_came_in_is_answered_on_the_link_by_the_way_it_came() -> None:
-    there, here = enforcer(EXACT).process(TALK.back.frame(), ETHERNET, 1)
-
-    assert (here.how, there.how) == ("raw", "link")
-    assert there.packet[:14] == LINK + b"\x08\0"
-
-
-def test_between_two_other_hosts_both_answers_go_by_the_link() -> None:
-    table = Table()
-    table.apply(1, [EXACT], 0)
-    mirror = Enforcer(table, Guards(), bytes.fromhex("020000000003"))
-
-    assert [o.how for o in mirror.process(TALK.frame(), ETHERNET, 1)] == ["link", "link"]
-
-
-def test_on_loopback_both_answers_go_by_a_raw_socket() -> None:
-    table = Table()
-    table.apply(1, [EXACT], 0)
-    loopback = Enforcer(table, Guards(), bytes(6))
-
-    assert [o.how for o in loopback.process(TALK._replace(link=bytes(12)).frame(), ETHERNET, 1)] == ["raw", "raw"]
-
-
-def test_behind_a_router_the_kernel_finds_the_way() -> None:
-    one = enforcer(block(source={"network": "10.0.0.9"}))
-    forwarded = Talk(here="10.0.0.9")  # an address that is not ours, in a frame that we put on the link
-
-    assert [o.how for o in one.process(forwarded.frame(), ETHERNET, 1)] == ["raw", "link"]
-
-
-def test_a_link_that_cannot_be_copied_is_answered_by_raw_sockets() -> None:
-    cooked = bytes(14) + TALK.frame()[12:]
-
-    assert [o.how for o in enforcer(EXACT).process(cooked, COOKED, 1)] == ["raw", "raw"]
+    assert (here.to, there.to) == (End(HERE, 50_000), End(ip_address("192.0.2.7"), 443))
+    to_here, to_there = IP(here.packet), IP(there.packet)
+    assert (to_here.src, to_here.dst, to_here[TCP].seq) == ("192.0.2.7", "10.0.0.1", 7000)
+    assert (to_there.src, to_there.dst, to_there[TCP].seq, to_there[TCP].ack) == ("10.0.0.1", "192.0.2.7", 1010, 7000)
 
 
 @pytest.mark.parametrize(
@@ -109,15 +69,15 @@ def test_a_link_that_cannot_be_copied_is_answered_by_raw_sockets() -> None:
 def test_a_connection_that_differs_in_one_point_is_untouched(talk: Talk) -> None:
     one = enforcer(EXACT)
 
-    assert [one.process(frame, ETHERNET, 1) for frame in (talk.frame(), talk.back.frame(), talk.frame("S"))] == [[]] * 3
+    assert [one.process(packet, 1) for packet in (talk.packet(), talk.back.packet(), talk.packet("S"))] == [[]] * 3
     assert one.report() == {}
 
 
 def test_the_report_counts_connections_and_packets_by_the_orders_sides_and_begins_anew() -> None:
     one = enforcer(EXACT)
-    one.process(TALK.frame(), ETHERNET, 1)
-    one.process(TALK.back.frame(), ETHERNET, 1)
-    one.process(TALK.frame(), ETHERNET, 1)
+    one.process(TALK.packet(), 1)
+    one.process(TALK.back.packet(), 1)
+    one.process(TALK.packet(), 1)
     one.judge(1 + QUIET_S)
 
     assert one.report() == {"a": Tally(matched=1, closed=1, sent=Counter(source=3, destination=3))}
@@ -126,17 +86,11 @@ def test_the_report_counts_connections_and_packets_by_the_orders_sides_and_begin
 
 def test_a_connection_whose_silence_proves_nothing_is_asked_about_and_stays_unconfirmed_without_a_reply() -> None:
     one = enforcer(EXACT)
-    one.process(TALK.frame("A", payload=0), ETHERNET, 1)
+    one.process(TALK.packet("A", payload=0), 1)
     asked = one.judge(1 + QUIET_S)
-    seen_again = [
-        outgoing.packet if outgoing.how == "link" else LINK + b"\x08\0" + outgoing.packet for outgoing in asked
-    ]
 
-    assert [(outgoing.how, outgoing.to) for outgoing in asked] == [
-        ("raw", TALK.segment().source),
-        ("link", TALK.segment().destination),
-    ]
-    assert [one.process(frame, ETHERNET, 5) for frame in seen_again] == [[], []]
+    assert [outgoing.to for outgoing in asked] == [TALK.segment().source, TALK.segment().destination]
+    assert [one.process(outgoing.packet, 5) for outgoing in asked] == [[], []]
     assert one.judge(1 + 2 * QUIET_S) == []
     both = Counter(source=1, destination=1)
     assert one.report() == {"a": Tally(matched=1, unconfirmed=1, sent=both, asked=both)}
@@ -144,7 +98,7 @@ def test_a_connection_whose_silence_proves_nothing_is_asked_about_and_stays_unco
 
 def test_nothing_is_asked_for_an_order_that_is_over() -> None:
     one = enforcer(block(source={"network": "10.0.0.1"}, expires_s=3))
-    one.process(TALK.frame("A", payload=0), ETHERNET, 2)
+    one.process(TALK.packet("A", payload=0), 2)
 
     assert [one.judge(2 + QUIET_S), one.judge(2 + 2 * QUIET_S)] == [[], []]
     assert one.report()["a"].unconfirmed == 1
@@ -154,17 +108,16 @@ def test_nothing_is_asked_for_an_order_that_is_over() -> None:
 def test_resets_are_not_answered(window: int) -> None:
     one = enforcer(EXACT)
 
-    assert one.process(TALK.frame("R", window=window), ETHERNET, 1) == []
-    assert one.process(TALK.frame("RA", window=window), ETHERNET, 1) == []
+    assert one.process(TALK.packet("R", window=window), 1) == []
+    assert one.process(TALK.packet("RA", window=window), 1) == []
     assert one.report() == {}
 
 
 def test_our_own_packets_seen_again_are_not_answered() -> None:
     one = enforcer(EXACT)
-    sent = one.process(TALK.frame(), ETHERNET, 1)
-    again = [outgoing.packet if outgoing.how == "link" else TALK.frame()[:14] + outgoing.packet for outgoing in sent]
+    sent = one.process(TALK.packet(), 1)
 
-    assert [one.process(frame, ETHERNET, 1) for frame in again] == [[], []]
+    assert [one.process(outgoing.packet, 1) for outgoing in sent] == [[], []]
     one.judge(1 + QUIET_S)
     assert one.report()["a"].closed == 1
 
@@ -172,7 +125,7 @@ def test_our_own_packets_seen_again_are_not_answered() -> None:
 def test_nothing_is_sent_before_the_start_or_from_the_end_on() -> None:
     one = enforcer(block(source={"network": "10.0.0.1"}, start_s=100, expires_s=200))
 
-    assert [len(one.process(TALK.frame(), ETHERNET, now_s)) for now_s in (99.9, 100, 199.9, 200, 1e9)] == [
+    assert [len(one.process(TALK.packet(), now_s)) for now_s in (99.9, 100, 199.9, 200, 1e9)] == [
         0,
         2,
         2,
@@ -184,7 +137,7 @@ def test_nothing_is_sent_before_the_start_or_from_the_end_on() -> None:
 def test_observing_counts_what_would_have_been_sent_and_sends_nothing() -> None:
     one = enforcer(EXACT, mode="observe")
 
-    assert [one.process(frame, ETHERNET, 1) for frame in (TALK.frame(), TALK.back.frame())] == [[], []]
+    assert [one.process(packet, 1) for packet in (TALK.packet(), TALK.back.packet())] == [[], []]
     one.judge(1 + QUIET_S)
     assert one.report() == {"a": Tally(matched=1, withheld=4)}
 
@@ -192,13 +145,13 @@ def test_observing_counts_what_would_have_been_sent_and_sends_nothing() -> None:
 def test_the_rate_is_bounded_and_what_is_beyond_it_is_counted() -> None:
     one = enforcer(quarantine("all"))
     ports = range(1, 6002)
-    sent = sum(len(one.process(TALK._replace(here_port=port).frame("S"), ETHERNET, 1)) for port in ports)
+    sent = sum(len(one.process(TALK._replace(here_port=port).packet("S"), 1)) for port in ports)
     tally = one.report()["q"]
 
     assert sent == BURST_PACKETS == tally.sent.total() == 10_000
     assert tally.refused == {Refusal.RATE: 2002}
     assert tally.matched == 6001
-    assert len(one.process(TALK.frame("S"), ETHERNET, 2)) == 2
+    assert len(one.process(TALK.packet("S"), 2)) == 2
 
 
 @pytest.mark.parametrize(
@@ -218,7 +171,7 @@ def test_what_is_spared_gets_no_packet_and_says_why(talk: Talk, refusal: Refusal
     )
     one = enforcer(quarantine("all"), guards=guards)
 
-    assert [one.process(frame, ETHERNET, 1) for frame in (talk.frame("S"), talk.frame(), talk.back.frame())] == [[]] * 3
+    assert [one.process(packet, 1) for packet in (talk.packet("S"), talk.packet(), talk.back.packet())] == [[]] * 3
     assert one.report() == {"q": Tally(refused=Counter({refusal: 3}))}
 
 
@@ -226,7 +179,7 @@ def test_an_order_that_names_a_name_server_is_enforced_though_a_wider_one_spares
     guards = Guards(name_servers=frozenset({ip_address("10.0.0.2")}))
     one = enforcer(quarantine("all"), block("exact", destination={"network": "10.0.0.2"}), guards=guards)
 
-    assert len(one.process(Talk(there="10.0.0.2", there_port=53, protocol="udp").frame(), ETHERNET, 1)) == 2
+    assert len(one.process(Talk(there="10.0.0.2", there_port=53, protocol="udp").packet(), 1)) == 2
     assert one.report() == {"exact": Tally(matched=1, sent=Counter(source=1, destination=1))}
 
 
@@ -240,37 +193,37 @@ def test_a_quarantine_of_one_direction_ends_that_direction_alone(
     if handshake:  # which then says more than the ports
         out, into = Talk(here_port=443, there_port=50_000), Talk("192.0.2.8", 22, "10.0.0.1", 51_000)
         for talk, count in ((out, outward), (into, inward)):
-            assert len(one.process(talk.frame("S"), ETHERNET, 1)) == count
+            assert len(one.process(talk.packet("S"), 1)) == count
 
     for talk, count in ((out, outward), (into, inward)):
-        assert len(one.process(talk.frame(), ETHERNET, 1)) == count
-        assert len(one.process(talk.back.frame(), ETHERNET, 1)) == count
+        assert len(one.process(talk.packet(), 1)) == count
+        assert len(one.process(talk.back.packet(), 1)) == count
 
 
 def test_whoever_cannot_be_said_to_have_opened_a_connection_keeps_it_and_that_is_counted() -> None:
     one = enforcer(quarantine("outgoing"))
     both_high = Talk(here_port=50_000, there_port=60_000, protocol="udp")
 
-    assert one.process(both_high.frame(), ETHERNET, 1) == []
+    assert one.process(both_high.packet(), 1) == []
     assert one.report() == {"q": Tally(refused=Counter({Refusal.UNKNOWN_OPENER: 1}))}
 
 
-def test_a_frame_that_two_filters_show_is_answered_once() -> None:
+def test_a_packet_that_two_filters_show_is_answered_once() -> None:
     orders = [block("a", source={"network": "10.0.0.1"}), block("b", destination={"network": "192.0.2.7"})]
     one = enforcer(*orders)
 
-    assert [len(one.process(TALK.frame(), ETHERNET, 1, program)) for program in ({"a"}, {"b"})] == [2, 0]
-    assert len(one.process(TALK._replace(here="10.0.0.2").frame(), ETHERNET, 1, {"b"})) == 2
+    assert [len(one.process(TALK.packet(), 1, program)) for program in ({"a"}, {"b"})] == [2, 0]
+    assert len(one.process(TALK._replace(here="10.0.0.2").packet(), 1, {"b"})) == 2
     assert one.report() == {
         "a": Tally(matched=1, sent=Counter(source=1, destination=1)),
         "b": Tally(matched=1, sent=Counter(source=1, destination=1)),
     }
 
 
-def test_frames_that_cannot_be_read_are_counted() -> None:
+def test_packets_that_cannot_be_read_are_counted() -> None:
     one = enforcer(EXACT)
 
-    assert [one.process(frame, ETHERNET, 1) for frame in (b"", b"x" * 100, TALK.frame()[:40])] == [[]] * 3
+    assert [one.process(packet, 1) for packet in (b"", b"x" * 100, TALK.packet()[:26])] == [[]] * 3
     assert one.unreadable == 3
 
 
@@ -283,7 +236,7 @@ def test_an_hour_of_random_orders_ends_what_is_ordered_and_leaves_two_hundred_ot
         for n in range(200)
     ]
     table = Table()
-    one = Enforcer(table, Guards(), MAC)
+    one = Enforcer(table, Guards())
     answered: Counter[bool] = Counter()
     for now_s in range(3600):
         if now_s % 20 == 0:
@@ -295,7 +248,7 @@ def test_an_hour_of_random_orders_ends_what_is_ordered_and_leaves_two_hundred_ot
                 order.in_force(now_s) and order.concerns(segment.protocol, segment.source, segment.destination)
                 for order in orders
             )
-            sent = one.process(rng.choice((talk, talk.back)).frame(), ETHERNET, now_s)
+            sent = one.process(rng.choice((talk, talk.back)).packet(), now_s)
             assert len(sent) == 2 * ordered
             assert {outgoing.to for outgoing in sent} == ({segment.source, segment.destination} if ordered else set())
             answered[ordered] += 1

@@ -11,7 +11,6 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 
 from ossensor.antigena.actions import Action, parse_action
-from ossensor.antigena.frames import RAW
 from ossensor.antigena.guards import Guards, name_servers
 from ossensor.antigena.refusals import Refusal
 from ossensor.antigena.segments import Segment, maybe_segment
@@ -37,7 +36,7 @@ def block(network: str, port: int | None = None, **members: Any) -> Action:
 
 def seen(there: str, port: int, transport: Any = TCP) -> Segment:
     layer, here = (IPv6, "fd00::1") if ":" in there else (IP, "10.0.0.1")
-    found = maybe_segment(raw(layer(src=here, dst=there) / transport(sport=50_000, dport=port)), RAW)
+    found = maybe_segment(raw(layer(src=here, dst=there) / transport(sport=50_000, dport=port)))
     assert found is not None
     return found
 

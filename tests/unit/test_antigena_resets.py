@@ -16,7 +16,6 @@ from scapy.utils import checksum as scapy_checksum
 from ossensor.antigena import packets
 from ossensor.antigena.actions import End
 from ossensor.antigena.checksums import checksum, folded
-from ossensor.antigena.frames import RAW
 from ossensor.antigena.resets import answerable, answers, questions
 from ossensor.antigena.segments import Segment, maybe_segment
 
@@ -27,7 +26,7 @@ LAYERS = {4: IP, 6: IPv6}
 def seen(version: int, transport: Any, source: str = "", destination: str = "") -> Segment:
     a, b = HOSTS[version]
     packet = LAYERS[version](src=source or a, dst=destination or b) / transport
-    found = maybe_segment(raw(packet), RAW)
+    found = maybe_segment(raw(packet))
     assert found is not None
     return found
 
@@ -108,9 +107,7 @@ def test_a_question_lies_just_before_what_each_end_expects(version: int) -> None
 
 
 def test_a_segment_that_does_not_tell_its_length_is_answered_as_if_it_had_none() -> None:
-    found = maybe_segment(
-        raw(IP(src="10.0.0.1", dst="192.0.2.7", flags="MF") / TCP(seq=99, ack=7, flags="A") / b"x"), RAW
-    )
+    found = maybe_segment(raw(IP(src="10.0.0.1", dst="192.0.2.7", flags="MF") / TCP(seq=99, ack=7, flags="A") / b"x"))
     assert found is not None
 
     assert [one.sequence for one in answers(found)] == [7, 99]

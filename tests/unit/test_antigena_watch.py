@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from antigena_frames import Talk
+from antigena_talks import Talk
 
 from ossensor.antigena.openers import Openers
 from ossensor.antigena.packets import OUR_WINDOW

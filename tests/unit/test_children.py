@@ -40,6 +40,7 @@ def test_the_table_holds_the_documented_pairs() -> None:
         ("FAILED", "START"),
         ("FAILED", "DIED"),
         ("FAILED", "HOPELESS"),
+        *((state.name, "STRUCK") for state in State if state is not State.DRAINING),
     }
 
 

@@ -18,7 +18,7 @@ ROOT = Path(ossensor.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("", "errors", "ratelimit", "backoff", "durable", "steady", "mapping", "pcapng", "ere", "transport.protocol"),
     (
-        *("accounting", "filters", "children", "interfaces", "variables", "settings", "configfile"),
+        *("accounting", "filters", "children", "interfaces", "values", "variables", "settings", "configfile"),
         *("logs", "childlog", "spoolfile", "control", "region", "slots", "netlink", "complaints", "outages", "budget"),
         *(
             "transport.signing",
@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("status.server", "status.asking", "systemd.notify", "systemd.fdstore"),
     ),
     ("capture.*", "transport.connection", "transport.taskmetadata"),
-    ("transport.client", "operator.ends", "operator.client", "legacy"),
+    ("transport.client", "operator.ends", "operator.client", "operator.access", "operator.board", "legacy"),
     ("workers.*",),
     ("spawn", "port"),
     ("gate", "plans"),
@@ -57,6 +57,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "commands_look",
         "ecs.command",
         "operator.command",
+        "operator.top",
         "status.command",
         "systemd.ini",
         "systemd.install",

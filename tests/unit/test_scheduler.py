@@ -110,7 +110,11 @@ def test_no_orders_ever_wake_nobody() -> None:
     assert bench.told == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"book": "x", "version": 1, "actions": []}'])
+# As it came it is short enough; as it is spelled on the way to the enforcer, it is not.
+LONG = b'{"book": "", "version": 1, "actions": [{"id": "' + b"\x7f" * 200_000 + b'"}]}'
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"book": "x", "version": 1, "actions": []}', LONG])
 def test_orders_that_cannot_be_read_change_nothing_and_are_reported(content: bytes) -> None:
     bench = Bench()
     bench.exchange(10.0, Outcome.REGISTERED, Orders(BOOK, 1, (ACTION,)).body)

@@ -14,7 +14,7 @@ from ossensor import settings as module
 from ossensor.errors import ConfigurationError
 from ossensor.settings import Loaded, Settings, bpf_fault, describe, load, load_interface_settings, load_vsensor_keys
 from ossensor.transport.compression import Policy
-from ossensor.variables import sanitised
+from ossensor.values import sanitised
 
 SECRET = "the-key-of-all-keys-0123456789"
 Load = Callable[..., Loaded]

@@ -10,7 +10,8 @@ import pytest
 from ossensor.errors import ConfigurationError
 from ossensor.settings import Loaded, Settings, load
 from ossensor.transport.protocol import sensor_name_ok
-from ossensor.variables import describe, flaw, sanitised
+from ossensor.values import flaw, sanitised
+from ossensor.variables import describe
 
 
 def loaded_with(variable: str, text: str) -> Loaded:

@@ -254,6 +254,20 @@ sys.exit(Keeper([Job("serving", lambda: 78, Backoff(), vital=True)], print).run(
     assert (done.returncode, done.stdout, done.stderr) == (Exit.CONFIGURATION, b"", b"")
 
 
+def test_an_index_that_cannot_be_opened_is_named_in_one_line_and_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "index.sqlite").mkdir()
+    with Process(tmp_path) as process:
+        process.wait_for("restarting", 2)
+        (tmp_path / "index.sqlite").rmdir()
+        listening = process.wait_for("listening")
+        with sensor(listening["address"], Path(listening["certificate"])) as one:
+            assert one.deliver(0, section([payload(0, 100)]), created=now) is Outcome.STORED
+
+    lines = process.stderr.decode().splitlines()
+    assert len(lines) >= 2
+    assert set(lines) == {f"vsensor: --store: {tmp_path}: unable to open database file"}
+
+
 def test_it_says_where_it_listens_what_it_is_known_by_and_what_came_in(tmp_path: Path) -> None:
     with Process(tmp_path) as process:
         listening = process.wait_for("listening")

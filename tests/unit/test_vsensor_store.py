@@ -70,6 +70,25 @@ def test_sections_are_appended_as_they_are_and_found_through_the_index(tmp_path:
     assert totals == {("sensor-1", "eth0"): Total(3, sum(LENGTHS[:3]), str(file.relative_to(tmp_path)))}
 
 
+def test_what_is_flushed_leaves_the_page_cache_but_for_the_end_that_streams_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_up: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _fd, *of: given_up.append(of))
+    monkeypatch.setattr("ossensor.vsensor.files.CACHED_BYTES", 500)
+    with opened(tmp_path) as store:
+        put(store, *range(20))
+    lengths = [sum(LENGTHS[:n]) for n in range(20)]  # committed when the append of n is flushed
+
+    expected, from_ = [], 0
+    for length in lengths:
+        if length - from_ >= 1000:
+            expected.append((from_, length - 500 - from_, os.POSIX_FADV_DONTNEED))
+            from_ = length - 500
+    assert expected == given_up
+    assert len(expected) > 3
+
+
 def test_folders_and_files_are_for_the_owner_and_the_group(tmp_path: Path) -> None:
     before = os.umask(0)
     try:

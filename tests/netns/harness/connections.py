@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.inside import made
 from harness.namespaces import Namespace
@@ -28,6 +28,22 @@ class Pair(NamedTuple):
     def ends(self) -> tuple[str, str]:
         """What the two programs see that wait for data, as far as they have not read what came before the end."""
         return last_word(self.opener), last_word(self.acceptor)
+
+    def ends_after(self, data: bytes = b"x") -> tuple[str, str]:
+        """The same, once the opener has sent this."""
+        try:
+            self.opener.sendall(data)
+        except ConnectionResetError:  # a late acknowledgment of what was said before came first
+            return "ECONNRESET", last_word(self.acceptor)
+        return self.ends()
+
+    def order(self, ident: str, protocol: str = "tcp") -> dict[str, Any]:
+        """The block of exactly this connection, without its times."""
+        sides = {
+            name: {"network": sock.getsockname()[0], "port": sock.getsockname()[1]}
+            for name, sock in (("source", self.opener), ("destination", self.acceptor))
+        }
+        return {"id": ident, "protocol": protocol, **sides}
 
     def close(self) -> None:
         self.opener.close()

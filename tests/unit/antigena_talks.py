@@ -1,4 +1,4 @@
-"""Frames of connections for the tests of what is done about them; built by hand, because scapy takes a millisecond."""
+"""Packets of connections for the tests of what is done about them; by hand, because scapy takes a millisecond."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from ossensor.antigena.checksums import checksum
-from ossensor.antigena.frames import ETHERNET
 from ossensor.antigena.segments import Segment, maybe_segment
 
-LINK = bytes.fromhex("020000000002020000000001")
 FLAGS = {"F": 1, "S": 2, "R": 4, "P": 8, "A": 16}
 
 
@@ -22,18 +20,15 @@ class Talk(NamedTuple):
     there: str = "192.0.2.7"
     there_port: int = 443
     protocol: str = "tcp"
-    link: bytes = LINK
 
     @property
     def back(self) -> Talk:
-        return Talk(
-            self.there, self.there_port, self.here, self.here_port, self.protocol, self.link[6:] + self.link[:6]
-        )
+        return Talk(self.there, self.there_port, self.here, self.here_port, self.protocol)
 
-    def frame(
+    def packet(
         self, flags: str = "PA", sequence: int = 1000, acknowledgment: int = 7000, payload: int = 10, window: int = 0
     ) -> bytes:
-        """A frame from here to there."""
+        """One from here to there, from IP on."""
         if self.protocol == "udp":
             number, data = 17, struct.pack("!HHHH", self.here_port, self.there_port, 8 + payload, 0)
         else:
@@ -44,11 +39,11 @@ class Talk(NamedTuple):
         here, there = ip_address(self.here), ip_address(self.there)
         if here.version == 6:
             head = struct.pack("!IHBB", 6 << 28, len(data), number, 64) + here.packed + there.packed
-            return self.link + b"\x86\xdd" + head + data
+            return head + data
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(data), 0, 0, 64, number, 0) + here.packed + there.packed
-        return self.link + b"\x08\0" + head[:10] + struct.pack("!H", checksum(head)) + head[12:] + data
+        return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + data
 
     def segment(self, flags: str = "PA", payload: int = 10, window: int = 0) -> Segment:
-        found = maybe_segment(self.frame(flags, payload=payload, window=window), ETHERNET)
+        found = maybe_segment(self.packet(flags, payload=payload, window=window))
         assert found is not None
         return found

@@ -1,0 +1,177 @@
+"""Sensors by the hundred, as a vSensor sees them: registered, with connections that they keep, batches in their turn.
+
+Each is the product's own client (transport/client.py) without the rest of the sensor. They live in processes of their
+own, so that what is measured of the vSensor has nothing of them in it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, Final, NamedTuple
+
+from ossensor import pcapng
+from ossensor.transport.client import Client, Job
+from ossensor.transport.compression import AUTO
+from ossensor.transport.protocol import BatchId, Outcome, Stream
+from ossensor.transport.registration import Question
+from ossensor.transport.signing import Key, Nonce
+from ossensor.transport.stamp import Stamp
+
+_PROCESSES: Final = 4
+_PATIENCE_S: Final = 120.0
+_fork = multiprocessing.get_context("fork")
+
+
+class Crowd(NamedTuple):
+    """How many sensors, with how many connections each, sending sections of how many bytes."""
+
+    sensors: int
+    connections: int
+    section_bytes: int
+    pause_s: float = 0.0  # between two batches of one connection
+
+
+def section(size: int, packet_bytes: int = 1400) -> tuple[bytes, int]:
+    """A section of noise in packets, a little under `size`; with the number of its packets."""
+    prologue = pcapng.section_header("bench") + pcapng.interface_description("eth0", 1, 262_144, "", "Linux")
+    made = pcapng.Section.open(memoryview(bytearray(size)), prologue)
+    rng, packets, now_ns = random.Random(size), 0, time.time_ns()
+    while made.add(now_ns + packets, rng.randbytes(packet_bytes), packet_bytes):
+        packets += 1
+    end = made.close(now_ns, now_ns + packets, packets, 0)
+    return bytes(made.view[:end]), packets
+
+
+class Sensor:
+    """One sensor: `send` is called by a thread for each connection, all of them on one stream."""
+
+    def __init__(self, name: str, port: int, key: Key, crowd: Crowd, context: ssl.SSLContext) -> None:
+        self.name = name
+        self._key = key
+        self._lock = threading.Lock()
+        self._stream = Stream(name, os.urandom(16).hex(), "eth0")
+        self._run, self._nonces = os.urandom(16).hex(), 0
+        self._next, self._flying = 0, set[int]()
+        self._pin = ""
+        self.clients = [Client("127.0.0.1", port, context, "bench", AUTO) for _ in range(crowd.connections)]
+
+    def _nonce(self) -> Nonce:
+        with self._lock:
+            self._nonces += 1
+            return Nonce(self._run, self._nonces)
+
+    def register(self) -> str:
+        """The name of what came of it: "registered", or what went wrong."""
+        question = Question(self.name, "127.0.0.1", 0, (self._key,), int(time.time()), (self._nonce(),), bound=True)
+        proof = self.clients[0].prove(question)
+        self._pin = proof.pin
+        return Outcome.REGISTERED.value if proof.key is not None else proof.detail
+
+    def send(self, client: Client, body: bytes, packets: int, until_s: float) -> str:
+        """Sends one batch until it is stored; what came of it at last."""
+        with self._lock:
+            sequence, self._next = self._next, self._next + 1
+            self._flying.add(sequence)
+        while True:
+            with self._lock:
+                floor = min(self._flying)
+            stamp = Stamp("127.0.0.1", 0, int(time.time()), self._nonce(), self._key, self._pin)
+            job = Job(BatchId(self._stream, sequence), memoryview(body), packets, floor, compress=False, stamp=stamp)
+            result = client.send(job)
+            if result.acknowledged or time.monotonic() > until_s:
+                break
+            time.sleep(0.05)  # busy, or its predecessor was
+        with self._lock:
+            self._flying.discard(sequence)
+        return result.outcome.value if result.outcome is not None else result.detail
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # the pin decides, as with VSENSOR_TLS=key
+    return context
+
+
+class Tally(NamedTuple):
+    """What a crowd did while it was watched."""
+
+    outcomes: Counter[str]
+    stored_bytes: int
+    elapsed_s: float
+    delays_s: list[float]  # from the first byte sent to the signed answer
+
+
+def _live(numbers: list[int], port: int, key: Key, crowd: Crowd, pipe: Connection) -> None:
+    body, packets = section(crowd.section_bytes)
+    context = _context()
+    sensors = [Sensor(f"bench-{number:03}", port, key, crowd, context) for number in numbers]
+    pipe.send(Counter(sensor.register() for sensor in sensors))
+    until_s = pipe.recv()
+    outcomes, delays_s, lock = Counter[str](), list[float](), threading.Lock()
+
+    def work(sensor: Sensor, client: Client) -> None:
+        while (began_s := time.monotonic()) < until_s:
+            outcome = sensor.send(client, body, packets, until_s + _PATIENCE_S)
+            with lock:
+                outcomes[outcome] += 1
+                delays_s.append(time.monotonic() - began_s)
+            time.sleep(crowd.pause_s * random.uniform(0.5, 1.5))
+
+    threads = [threading.Thread(target=work, args=(sensor, client)) for sensor in sensors for client in sensor.clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pipe.send((outcomes, outcomes[Outcome.STORED.value] * len(body), delays_s))
+    pipe.recv()  # connections are kept until everybody has been counted
+
+
+class Gathered:
+    """A crowd that has registered, and waits for the word."""
+
+    def __init__(self, pipes: list[Connection]) -> None:
+        self._pipes = pipes
+        self.registered = sum((pipe.recv() for pipe in pipes), Counter[str]())
+
+    def send(self, seconds: float) -> Tally:
+        """Lets them send for so long, and until what they have begun is settled."""
+        began_s = time.monotonic()
+        for pipe in self._pipes:
+            pipe.send(began_s + seconds)
+        found: list[Any] = [pipe.recv() for pipe in self._pipes]
+        outcomes = sum((outcomes for outcomes, _, _ in found), Counter[str]())
+        delays_s = [delay for _, _, delays in found for delay in delays]
+        return Tally(outcomes, sum(stored for _, stored, _ in found), time.monotonic() - began_s, delays_s)
+
+
+@contextmanager
+def gather(port: int, secret: str, crowd: Crowd) -> Iterator[Gathered]:
+    """The crowd, registered one after the other in each of a few processes."""
+    key = Key(secret.encode())
+    pipes, processes = [], []
+    for first in range(min(_PROCESSES, crowd.sensors)):
+        ours, theirs = _fork.Pipe()
+        numbers = list(range(first, crowd.sensors, _PROCESSES))
+        process = _fork.Process(target=_live, args=(numbers, port, key, crowd, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        pipes.append(ours)
+        processes.append(process)
+    try:
+        yield Gathered(pipes)
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for process in processes:
+            process.join(5)
+            process.kill()
