@@ -3,7 +3,7 @@
 # Debian's python3 is 3.11, the version that pypcap's sdist builds on; another 3.11 can be named: make PYTHON=...
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint chaos fuzz bench containers lock suricata system system-test clean
+.PHONY: help install run test lint page chaos fuzz bench containers lock suricata system system-page system-test clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +34,14 @@ system:
 
 system-test: system
 	$(call apt,$(SYSTEM_TEST))
+
+# From Debian; without recommended packages some twenty seconds. The fonts are for who looks at its screenshots.
+SYSTEM_PAGE := chromium fonts-dejavu-core
+system-page: system-test
+	$(call apt,$(SYSTEM_PAGE))
+
+page: system-page install $(VENV)/.installed-test  ## the tests that look at the vSensor's page with Chromium; a minute
+	@$(BIN)/pytest -s tests/page $(PYTEST_ARGS)
 
 # Suricata is not in Debian 12 but in its backports. Unpacked below build/, not installed: no root, no service that starts.
 SURICATA := $(CURDIR)/build/suricata
@@ -77,7 +85,7 @@ lint: system-test install $(VENV)/.installed-test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-test: lint suricata  ## lint, types, and every test; in a user namespace where there is no root
+test: lint suricata system-page  ## lint, types, and every test; in a user namespace where there is no root
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest $(PYTEST_ARGS); \
 	elif unshare -rnm true 2>/dev/null; then \
 	  unshare -rnm sh -c 'ip link set lo up && exec $(BIN)/pytest $(PYTEST_ARGS)'; \

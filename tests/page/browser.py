@@ -43,23 +43,30 @@ def spki(certificate: Path) -> str:
 
 
 class Browser:
-    """One process, with a profile of its own in `folder`, which believes the one certificate."""
+    """One process, with a profile of its own in `folder`, which believes the one certificate.
 
-    def __init__(self, folder: Path, certificate: Path) -> None:
+    `inside`: what has a command run elsewhere, in a namespace.
+    """
+
+    def __init__(self, folder: Path, certificate: Path, inside: tuple[str, ...] = ()) -> None:
         assert CHROMIUM is not None
         to_child, self._to = os.pipe()
         self._from, from_child = os.pipe()
         options = [
             *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"),
             *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--hide-scrollbars"),
-            *("--lang=en-GB", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", f"--user-data-dir={folder}"),
+            *(
+                "--lang=en-GB",
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE 10.9.0.2",
+                f"--user-data-dir={folder}",
+            ),
             f"--ignore-certificate-errors-spki-list={spki(certificate)}",
         ]
         # bash, because only a shell puts descriptors at 3 and 4 without code between fork and exec.
         line = f'exec "$@" 3<&{to_child} 4>&{from_child} {to_child}<&- {from_child}>&-'
         with (folder.parent / "chromium.err").open("wb") as errors:
             self._process = subprocess.Popen(
-                ["bash", "-c", line, "bash", CHROMIUM, *options, "about:blank"],
+                ["bash", "-c", line, "bash", *inside, CHROMIUM, *options, "about:blank"],
                 pass_fds=(to_child, from_child), stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
                 env={**os.environ, "HOME": str(folder.parent)},
             )  # fmt: skip
