@@ -80,10 +80,10 @@ def main() -> None:
             page.picture(PICTURES / f"{scheme}.png", whole=True)
         page.scheme("light")
         page.click("#sensor-orders-77ab02 button")
-        page.size(390, 844, phone=True)
+        page.size(390, 1100, phone=True)
         page.wait("innerWidth === 390 && document.querySelector('#plot-all canvas').clientWidth < 390")
         page.run("scrollTo(0, 0)")
-        page.picture(PICTURES / "phone.png", whole=True)
+        page.picture(PICTURES / "phone.png")
 
 
 main()
