@@ -20,7 +20,8 @@ READERS_MAX: Final = 32
 PERIOD_S: Final = 1.0
 # As long as a phone may be in a tunnel; TCP's own patience is a quarter of an hour.
 SLOW_S: Final = 10.0
-_HEADERS: Final = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"))
+TYPE: Final = "text/event-stream"
+_HEADERS: Final = ((b"content-type", TYPE.encode()), (b"cache-control", b"no-store"))
 
 
 class Events:
@@ -58,6 +59,9 @@ class Events:
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Returns when the reader has gone, was cut off, or all is over."""
+        if scope["method"] == "HEAD":  # only the fields are wanted, and nobody will read on
+            await Response(headers={"Content-Type": TYPE, "Cache-Control": "no-store"})(scope, receive, send)
+            return
         if self.readers >= self._readers_max or self._is_over:
             await Response(status_code=503, headers={"Retry-After": "10"})(scope, receive, send)
             return
