@@ -1,8 +1,8 @@
 """The live state once a second, to whoever reads it: server-sent events (WHATWG HTML, section 9.2).
 
-Invariant: a snapshot is made once, however many read it, and none is kept for anybody: who is slow misses some, and who
-has taken nothing for SLOW_S is cut off. At most READERS_MAX read at once. Nothing here waits for a reader but the task
-that serves it.
+Invariant: a snapshot a second is made, however many read it (and one for who joins), and none is kept for anybody: who
+is slow misses some, and who has taken nothing for SLOW_S is cut off. At most READERS_MAX read at once. Nothing here
+waits for a reader but the task that serves it.
 """
 
 from __future__ import annotations
