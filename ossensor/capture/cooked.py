@@ -73,12 +73,13 @@ class Watch:
 
         Raises OSError: ENOMEM on many hosts for 4,096 instructions, which is more than net.core.optmem_max.
         """
+        wanted = bpf.REJECT_ALL if program is None else program
         try:
-            bpf.attach(self._sock, bpf.REJECT_ALL if program is None else program)
+            bpf.attach(self._sock, wanted)
         except OSError:
             # Until it has taken its place, a program counts beside the one before it (net/core/filter.c).
             bpf.attach(self._sock, bpf.REJECT_ALL)
-            bpf.attach(self._sock, bpf.REJECT_ALL if program is None else program)
+            bpf.attach(self._sock, wanted)
         if self._awake is not (program is not None):
             self._awake = not self._awake
             _hook(self._sock, _ETH_P_ALL if self._awake else _NO_PROTOCOL)

@@ -1,8 +1,8 @@
 """The live state once a second, to whoever reads it: server-sent events (WHATWG HTML, section 9.2).
 
-Invariant: a snapshot is made once, however many read it, and none is kept for anybody: who is slow misses some, and who
-has taken nothing for SLOW_S is cut off. At most READERS_MAX read at once. Nothing here waits for a reader but the task
-that serves it.
+Invariant: a snapshot a second is made, however many read it (and one for who joins), and none is kept for anybody: who
+is slow misses some, and who has taken nothing for SLOW_S is cut off. At most READERS_MAX read at once. Nothing here
+waits for a reader but the task that serves it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ READERS_MAX: Final = 32
 PERIOD_S: Final = 1.0
 # As long as a phone may be in a tunnel; TCP's own patience is a quarter of an hour.
 SLOW_S: Final = 10.0
-_HEADERS: Final = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"))
+TYPE: Final = "text/event-stream"
+_HEADERS: Final = ((b"content-type", TYPE.encode()), (b"cache-control", b"no-store"))
 
 
 class Events:
@@ -58,6 +59,9 @@ class Events:
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, stays: Callable[[], bool]) -> None:
         """Returns when the reader has gone, was cut off, may not read any more, or all is over."""
+        if scope["method"] == "HEAD":  # only the fields are wanted, and nobody will read on
+            await Response(headers={"Content-Type": TYPE, "Cache-Control": "no-store"})(scope, receive, send)
+            return
         if self.readers >= self._readers_max or self._is_over:
             await Response(status_code=503, headers={"Retry-After": "10"})(scope, receive, send)
             return

@@ -131,7 +131,7 @@ class Enforcer:
         self._look()
 
     def _hear(self, text: str) -> None:
-        """Orders, of a vSensor whose clock is `ahead_s` of the time since boot."""
+        """Orders, with how far the vSensor's clock is ahead of the time since boot."""
         try:
             values = json.loads(text)
             orders = Orders.parse(json.dumps(values["orders"]).encode())

@@ -100,8 +100,9 @@ class Scheduler:
     def _take(self, answer: Answer) -> None:
         try:
             orders = Orders.parse(answer.content)
-            body = orders.body.decode()
-            Orders.parse(body.encode())  # as it is spelled on the way to the enforcer, it may be too long
+            body = orders.body
+            if len(body) > MAX_ORDERS_BYTES:  # what came was not, but our spelling is the longer one
+                raise MalformedError(f"{len(body)} bytes, where {MAX_ORDERS_BYTES} are the most")  # noqa: TRY301
         except (MalformedError, RecursionError) as e:
             # Those in force stay: to take broken orders for none would end them all at the whim of a bug.
             self._trouble = f"orders that cannot be read: {e}"

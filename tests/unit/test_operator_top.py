@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from test_operator_process import Site
 from test_vsensor_kit import Running
+from test_vsensor_kit_process import Process
 from test_vsensor_lookout import say_everything
 from test_vsensor_operator import TOKEN
 
@@ -180,6 +181,25 @@ def test_it_goes_on_after_the_vsensor_was_killed_and_started_anew(site: Site) ->
 
     assert (code, list(first["sensors"]), later["sensors"]) == (0, ["web-1"], {})
     assert [error.endswith("; trying again") for error in errors] == [True] * len(errors) != []
+
+
+def test_the_token_that_may_only_look_is_enough_and_a_stop_does_not_wait_for_who_reads(site: Site) -> None:
+    viewer = site.root.parent / "viewer"
+    viewer.touch(0o600)
+    viewer.write_text("v" * 40)
+    tokens = ("--operator-token-file", str(site.token), "--viewer-token-file", str(viewer))
+    with Process(site.root, *tokens) as process:
+        site.listen, site.token = process.wait_for("listening")["address"], viewer
+        top = subprocess.Popen(typed(site, "--json"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert top.stdout is not None
+        assert json.loads(top.stdout.readline())["sensors"] == {}
+        assert (site.type("list")[0], site.type("clear", "a")[0]) == (0, 78)
+        assert process.stop() == 0
+        assert process.stderr == b""
+        top.send_signal(signal.SIGINT)
+        top.stdout.read()
+        assert top.wait(timeout=20) == 0
+        top.stdout.close()
 
 
 def test_a_reader_that_has_enough_ends_it(site: Site) -> None:

@@ -6,8 +6,8 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPResponse, HTTPSConnection, IncompleteRead
+from contextlib import closing, contextmanager
+from http.client import HTTPSConnection, IncompleteRead
 from pathlib import Path
 from typing import Any
 
@@ -58,26 +58,31 @@ def connected(server: Running) -> HTTPSConnection:
     return HTTPSConnection("127.0.0.1", server.port, context=context, timeout=20)
 
 
-def reading(server: Running, receive_bytes: int | None = None) -> tuple[HTTPSConnection, HTTPResponse]:
-    """A reader of events, whose socket may be a narrow one."""
-    connection = connected(server)
-    if receive_bytes is not None:
-        # Before the connection, or the window has been told already (tcp(7)).
-        raw = socket.socket()
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        raw.settimeout(20)
-        raw.connect(("127.0.0.1", server.port))
-        context = ssl.create_default_context(cafile=str(server.pair.certificate))
-        connection.sock = context.wrap_socket(raw, server_hostname="127.0.0.1")
-    connection.request("GET", "/v1/events", headers={"Authorization": VIEWER.header})
-    return connection, connection.getresponse()
+class Reader:
+    """Somebody who reads events, maybe by a narrow socket."""
 
+    def __init__(self, server: Running, receive_bytes: int | None = None) -> None:
+        self.connection = connected(server)
+        if receive_bytes is not None:
+            # Before the connection, or the window has been told already (tcp(7)).
+            raw = socket.socket()
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+            raw.settimeout(20)
+            raw.connect(("127.0.0.1", server.port))
+            context = ssl.create_default_context(cafile=str(server.pair.certificate))
+            self.connection.sock = context.wrap_socket(raw, server_hostname="127.0.0.1")
+        self.connection.request("GET", "/v1/events", headers={"Authorization": VIEWER.header})
+        self.response = self.connection.getresponse()
 
-def event(response: HTTPResponse) -> dict[str, Any]:
-    lines = [response.readline().decode() for _ in range(3)]
-    assert (lines[0], lines[2]) == ("event: snapshot\n", "\n")
-    found: dict[str, Any] = json.loads(lines[1].removeprefix("data: "))
-    return found
+    def close(self) -> None:
+        self.response.close()  # it holds the socket, too
+        self.connection.close()
+
+    def event(self) -> dict[str, Any]:
+        lines = [self.response.readline().decode() for _ in range(3)]
+        assert (lines[0], lines[2]) == ("event: snapshot\n", "\n")
+        found: dict[str, Any] = json.loads(lines[1].removeprefix("data: "))
+        return found
 
 
 def say_everything(server: Running) -> None:
@@ -234,69 +239,66 @@ def test_every_path_of_the_operators_is_in_the_document_and_no_other(server: Run
 
 
 def test_events_are_the_snapshot_again_and_again(tmp_path: Path) -> None:
-    with running(tmp_path, events={"period_s": 0.05}) as server:
-        connection, response = reading(server)
-        assert response.getheader("Content-Type") == "text/event-stream"
-        assert event(response)["sensors"] == {}
+    with running(tmp_path, events={"period_s": 0.05}) as server, closing(Reader(server)) as reader:
+        assert reader.response.getheader("Content-Type") == "text/event-stream"
+        assert reader.event()["sensors"] == {}
         say_everything(server)
-        shown = next(found for found in iter(lambda: event(response), None) if found["sensors"])
-        connection.close()
+        shown = next(found for found in iter(reader.event, None) if found["sensors"])
 
     assert list(shown["sensors"]) == ["sensor-1"]
 
 
+def test_whoever_wants_the_fields_alone_is_no_reader(server: Running) -> None:
+    with closing(connected(server)) as connection:
+        connection.request("HEAD", "/v1/events", headers={"Authorization": VIEWER.header})
+        response = connection.getresponse()
+
+        assert (response.status, response.getheader("Content-Type"), response.read()) == (200, "text/event-stream", b"")
+        assert server.events.readers == 0
+
+
 def test_no_more_readers_than_there_is_room_for(tmp_path: Path) -> None:
     with running(tmp_path, events={"readers_max": 2}) as server:
-        readers = [reading(server) for _ in range(2)]
-        for _, response in readers:
-            event(response)
-        assert text(server, "/v1/events") == (503, "")
-        readers.pop()[0].close()
-        while (status := reading_status(server)) == 503:
-            pass
-        assert status == 200
-        for connection, _ in readers:
-            connection.close()
+        first, second = Reader(server), Reader(server)
+        with closing(first), closing(second):
+            first.event()
+            second.event()
+            assert text(server, "/v1/events") == (503, "")
+            second.close()
+            statuses = [503]
+            while statuses[-1] == 503:  # until the server has heard of it
+                with closing(Reader(server)) as third:
+                    statuses.append(third.response.status)
 
-
-def reading_status(server: Running) -> int:
-    connection, response = reading(server)
-    connection.close()
-    return response.status
+    assert statuses[-1] == 200
 
 
 def test_who_does_not_read_is_cut_off_and_delays_no_acknowledgement(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = Running(
-        tmp_path / "store", operator_token=TOKEN, viewer_token=VIEWER, events={"period_s": 0.02, "slow_s": 0.5}
-    )
+    events = {"period_s": 0.02, "slow_s": 0.5}
+    server = Running(tmp_path / "store", operator_token=TOKEN, viewer_token=VIEWER, events=events)
     for n in range(1000):
         server.collector.live.introduced(f"s{n}", WHO)
-    with server:
-        hung, response = reading(server, receive_bytes=4096)
-        good, events = reading(server)
+    with server, closing(Reader(server, receive_bytes=4096)) as hung, closing(Reader(server)) as good:
         sequence = 0
         while not server.events.dropped:
             assert server.send(sequence).outcome is Outcome.STORED
-            event(events)
+            good.event()
             sequence += 1
         assert (server.events.dropped, server.events.readers) == (1, 1)
-        assert len(event(events)["sensors"]) == 1001
-        assert response.status == 200
+        assert len(good.event()["sensors"]) == 1001
+        assert hung.response.status == 200
         with pytest.raises((OSError, IncompleteRead)):
-            response.read()
-        for connection in (hung, good):
-            connection.close()
+            hung.response.read()
     print(f"cut off after {sequence} batches")
     assert caplog.records == []
 
 
 def test_a_stop_ends_the_stream_as_a_whole_and_does_not_cut_it(server: Running) -> None:
-    connection, response = reading(server)
-    event(response)
-    server.server.stop()
+    with closing(Reader(server)) as reader:
+        reader.event()
+        server.server.stop()
+        rest = reader.response.read()  # IncompleteRead when the last chunk is missing
 
-    rest = response.read()  # IncompleteRead when the last chunk is missing
     assert rest.count(b"event: snapshot") <= 1
-    connection.close()

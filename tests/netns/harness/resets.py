@@ -153,7 +153,8 @@ class Enforcing:
     def report(self, trouble: str = "") -> dict[str, dict[str, int]]:
         """What was done about each order, all that has been seen included; and each packet sent is in it.
 
-        The first of two messages is obeyed before the packets that wait at that moment are read, the second after it.
+        The first of two messages is obeyed before the packets that wait at that moment are read, the second after it;
+        where more wait than are read at a time, a test has to ask again.
         """
 
         def told() -> tuple[int, int]:
