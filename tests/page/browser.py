@@ -161,7 +161,7 @@ class Page:
             raise ScriptError(f"{script}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
-    def wait(self, condition: str, patience_s: float = 8.0) -> None:
+    def wait(self, condition: str, patience_s: float = 20.0) -> None:
         """Until the condition is true: looked at in each frame, in the page."""
         deadline_s = time.monotonic() + patience_s
         while time.monotonic() < deadline_s:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -165,9 +167,6 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(live: Page, site: Site)
 
 def test_the_page_says_so_when_the_vsensor_is_gone_and_goes_on_when_it_is_back(site: Site, live: Page) -> None:
     """SIGKILL of the serving process; the next one knows no session."""
-    import os  # noqa: PLC0415
-    import signal  # noqa: PLC0415
-
     os.kill(site.process.all("serving")[-1]["pid"], signal.SIGKILL)
     live.wait("!document.querySelector('#login').hidden")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,10 +59,8 @@ def browser(server: Running) -> Browsing:
 
 
 def get(server: Running, path: str, **fields: str) -> tuple[int, bytes, dict[str, str]]:
-    operator = Operator(server, authorization=None)
-    connection = __import__("http.client", fromlist=["client"]).HTTPSConnection(
-        "127.0.0.1", server.port, context=operator.context, timeout=20
-    )
+    context = Operator(server).context
+    connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=context, timeout=20)
     connection.request("GET", path, headers=fields)
     response = connection.getresponse()
     content = response.read()
@@ -251,8 +250,6 @@ def test_who_logs_out_is_out(server: Running, browser: Browsing) -> None:
 
 
 def test_events_end_with_the_session(server: Running, browser: Browsing) -> None:
-    import http.client  # noqa: PLC0415
-
     browser.log_in()
     connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=browser.context, timeout=20)
     connection.request("GET", "/v1/events", headers={"Cookie": browser.cookie})
