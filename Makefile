@@ -13,7 +13,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # What pypcap is compiled with, and what the tests drive. dpkg-query decides, so a machine that has them needs no root.
 SYSTEM := gcc libc6-dev libpcap-dev python3-dev python3-venv
-SYSTEM_TEST := ethtool grep iproute2 nftables openssl procps strace systemd tcpdump tcpreplay tshark util-linux
+SYSTEM_TEST := ethtool grep iproute2 nats-server nftables openssl procps strace systemd tcpdump tcpreplay tshark util-linux
 SYSTEM_BENCH := netcat-openbsd socat zstd
 SYSTEM_CONTAINERS := aardvark-dns buildah debootstrap netavark podman runc
 
@@ -61,12 +61,12 @@ NATIVE := $(wildcard ossensor/capture/native/*.[ch])
 
 $(VENV)/.installed: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	@echo "installing ossensor into $(VENV)"
-	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[vsensor]'
+	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[vsensor,jetstream]'
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(NATIVE) $(VENV)/.installed
 	@echo "installing the test tools into $(VENV)"
-	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[vsensor,test]'
+	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[vsensor,jetstream,test]'
 	@touch $@
 
 run: install  ## a local vSensor and the sensor against it, until Ctrl-C

@@ -64,7 +64,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # A package's own __init__ holds its docstring; whatever stands in one must be fit for every importer.
 BARE_PACKAGES = {
-    *("transport", "capture", "workers", "vsensor", "vsensor.streams"),
+    *("transport", "capture", "workers", "vsensor", "vsensor.streams", "vsensor.jetstream"),
     *("antigena", "ecs", "operator", "status", "systemd"),
 }
 
@@ -91,7 +91,7 @@ VSENSOR_MAY_IMPORT = {
     *BARE_PACKAGES - {"workers", "capture", "ecs", "status", "systemd"},
 }
 # Where the command line enters the vSensor.
-VSENSOR_DOORS = {"vsensor.command", "vsensor.audit", "vsensor.extract"}
+VSENSOR_DOORS = {"vsensor.command", "vsensor.audit", "vsensor.extract", "vsensor.jetstream.command"}
 VSENSOR_MAY_IMPORT_LAZILY = {"settings"}
 
 
