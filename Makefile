@@ -3,7 +3,7 @@
 # Debian's python3 is 3.11, the version that pypcap's sdist builds on; another 3.11 can be named: make PYTHON=...
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint chaos bench containers lock suricata system system-test clean
+.PHONY: help install run test lint chaos bench containers lock suricata nats system system-test clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # What pypcap is compiled with, and what the tests drive. dpkg-query decides, so a machine that has them needs no root.
 SYSTEM := gcc libc6-dev libpcap-dev python3-dev python3-venv
-SYSTEM_TEST := ethtool grep iproute2 nats-server nftables openssl procps strace systemd tcpdump tcpreplay tshark util-linux
+SYSTEM_TEST := ethtool grep iproute2 nftables openssl procps strace systemd tcpdump tcpreplay tshark util-linux
 SYSTEM_BENCH := netcat-openbsd socat zstd
 SYSTEM_CONTAINERS := aardvark-dns buildah debootstrap netavark podman runc
 
@@ -50,6 +50,14 @@ $(SURICATA)/.unpacked:
 	apt-get $$options install -y --download-only --no-install-recommends -t $$code-backports suricata >/dev/null && \
 	for package in archives/*.deb; do dpkg -x $$package . || exit 1; done && rm -rf lists archives && touch .unpacked
 
+# nats-server likewise: installed, it would be a service that listens on all addresses.
+NATS := $(CURDIR)/build/nats
+nats: $(NATS)/.unpacked  ## the nats-server that the JetStream tests need, below build/; some three seconds
+$(NATS)/.unpacked:
+	@echo "unpacking nats-server into $(NATS)"
+	@rm -rf $(NATS) && mkdir -p $(NATS) && cd $(NATS) && { apt-get download -qq nats-server 2>/dev/null || \
+	  { $(SUDO) apt-get update -qq && apt-get download -qq nats-server; }; } && dpkg -x nats-server_*.deb . && touch .unpacked
+
 install: system $(VENV)/.installed  ## make .venv with the sensor and the vSensor
 
 $(VENV)/bin/python:
@@ -77,7 +85,7 @@ lint: system-test install $(VENV)/.installed-test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-test: lint suricata  ## lint, types, and every test; in a user namespace where there is no root
+test: lint suricata nats  ## lint, types, and every test; in a user namespace where there is no root
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest $(PYTEST_ARGS); \
 	elif unshare -rnm true 2>/dev/null; then \
 	  unshare -rnm sh -c 'ip link set lo up && exec $(BIN)/pytest $(PYTEST_ARGS)'; \

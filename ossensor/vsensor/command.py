@@ -148,6 +148,8 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     layout = Layout(Path(args.store).absolute())
     lock = storage.lock(layout, faults)
     if faults or lock is None:
+        if lock is not None:
+            lock.close()
         raise ConfigurationError(faults)
     with lock:
         service = _Service({key.id: key for key in map(Key, keys)}, token, welcome, keeping, stream)

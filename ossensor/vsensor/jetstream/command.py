@@ -56,6 +56,8 @@ def _run(args: argparse.Namespace) -> int:
     layout = Layout(Path(args.store).absolute())
     lock = storage.lock(layout, faults)
     if faults or lock is None:
+        if lock is not None:
+            lock.close()
         raise ConfigurationError(faults)
     # After the checks: it needs nats-py, which may not be there.
     from .consuming import Settings, run  # noqa: PLC0415

@@ -48,17 +48,15 @@ def objections(found: StreamConfig, max_payload_bytes: int, terms: Terms) -> lis
     faults = []
     if max_payload_bytes < terms.message_bytes:
         faults.append(
-            f"max_payload of the NATS server is {max_payload_bytes:,} bytes, a batch may take {terms.message_bytes:,}:"
+            f"max_payload of the NATS server is {max_payload_bytes:,} bytes, a batch may need {terms.message_bytes:,}:"
             " raise it in the server's configuration, or lower --largest-batch-mb"
         )
     if 0 < (found.max_msg_size or -1) < terms.message_bytes:
-        faults.append(
-            f"{here} takes messages of {found.max_msg_size:,} bytes, a batch may have {terms.message_bytes:,}"
-        )
+        faults.append(f"{here} takes {found.max_msg_size:,} bytes a message, a batch may need {terms.message_bytes:,}")
     if EVERY_SUBJECT not in (found.subjects or []):
         faults.append(f"{here} does not have the subject {EVERY_SUBJECT}")
     if found.retention != RetentionPolicy.WORK_QUEUE:
-        faults.append(f"{here} is not a work queue: what is not consumed yet, or was long ago, would be mistaken")
+        faults.append(f"{here} is not a work queue: it would lose what has no consumer yet, or never empty")
     if found.discard != DiscardPolicy.NEW:
         faults.append(f"{here} discards old messages when it is full, and they were acknowledged")
     if found.max_age:
