@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from harness import frames, proc
-from harness.namespaces import address
 from harness.cluster import Cluster
+from harness.namespaces import address
 from harness.programs import OSSENSOR, Program, Sensor, VSensor, environment
 from harness.world import PORT, UPLINK, World, package_environment
 

@@ -91,7 +91,7 @@ class Link:
                 await self._look()
                 await connected()
                 self._good.set()
-                self._told(f"connected to {self._where()}, publishing is possible")
+                self._told(f"connected to {self._where()}, the stream is there")
                 await self._closed.wait()
             except TROUBLE as e:
                 self.complain(e)
