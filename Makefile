@@ -91,9 +91,9 @@ test: lint suricata nats  ## lint, types, and every test; in a user namespace wh
 	  unshare -rnm sh -c 'ip link set lo up && exec $(BIN)/pytest $(PYTEST_ARGS)'; \
 	else $(BIN)/pytest $(PYTEST_ARGS); fi
 
-chaos: system-test install $(VENV)/.installed-test  ## faults of every kind at once, half an hour; outages of a minute each; root
+chaos: system-test install $(VENV)/.installed-test nats  ## faults of every kind at once, half an hour; outages of a minute each; root
 	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/chaos tests/netns/test_outages.py tests/netns/test_kills.py \
-	  tests/netns/test_slow_vsensor.py tests/netns/test_handover.py $(PYTEST_ARGS)
+	  tests/netns/test_slow_vsensor.py tests/netns/test_handover.py tests/netns/test_scale_out.py $(PYTEST_ARGS)
 
 bench: system-test install  ## what capturing and forwarding cost beside tcpdump; half an hour, root
 	$(call apt,$(SYSTEM_BENCH))
