@@ -18,7 +18,7 @@ import pytest
 from harness import frames, proc
 from harness.cluster import Cluster
 from harness.namespaces import address
-from harness.programs import OSSENSOR, Program, Sensor, VSensor, environment
+from harness.programs import KEY, OSSENSOR, Program, Sensor, VSensor, environment
 from harness.world import PORT, UPLINK, World, package_environment
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
@@ -86,6 +86,17 @@ def _audit(*stores: Path) -> list[dict[str, Any]]:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return list(json.loads(done.stdout))
+
+
+def test_a_vsensor_in_front_of_a_cluster_is_a_receiver_as_the_protocol_wants_it(world: World) -> None:
+    cluster = Cluster(world)
+    world.start_vsensor(store=world.folder / "own", options=("--jetstream", cluster.urls))
+    proc.eventually("the stream is there", cluster.stream, timeout_s=60)
+    tests = Path(__file__).parents[1] / "conformance"
+    argv = ("-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), "--receiver", f"https://{HOSTS[0]}:{PORT}")
+
+    said = world.collector.run(sys.executable, *argv, "--receiver-key", KEY, env=environment({}))
+    assert "passed" in said
 
 
 def test_without_nats_sensors_are_told_so_signed_and_all_arrives_once_it_is_back(world: World) -> None:

@@ -35,10 +35,10 @@ from .link import TROUBLE, Link
 _PUBLISH_S: Final = 10.0
 # More streams than lanes (order.py), so that one with a lane is remembered here, too.
 _HEADS_MAX: Final = 4 * LANES_MAX
-_EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
-_WRONG_LAST_SEQUENCE: Final = 10071  # JSStreamWrongLastSequenceErrF (server/errors.json)
-# No stream gets there: with it, nothing is ever stored.
-_NEVER: Final = str(1 << 62)
+# A condition that nothing meets, so that nothing is stored; of those that there are, servers of a cluster look at this
+# one after they have looked for the message's own id (processJetStreamMsg), and answer that first.
+_NEVER: Final = {"Nats-Expected-Last-Msg-Id": "never"}
+_NOT_MET: Final = 10070  # JSStreamWrongLastMsgIDErrF (server/errors.json)
 
 
 class _Head(NamedTuple):
@@ -123,7 +123,7 @@ class Sink:
                 subject, data, timeout=_PUBLISH_S, stream=message.STREAM, headers=headers
             )
         except APIError as e:
-            if e.err_code != _WRONG_LAST_SEQUENCE:
+            if e.err_code != _NOT_MET:
                 self._link.complain(e)
             return e
         except TROUBLE as e:
@@ -136,8 +136,8 @@ class Sink:
             return Outcome.PRESENT
         # A late copy of what its sensor has settled; it hardly waits for this answer. Only the stream's memory of ids
         # tells what was stored from what was given up, and it is asked without adding to the stream.
-        answer = await self._publish(batch, {message.ID: batch.path, _EXPECTED: _NEVER}, b"")
-        if isinstance(answer, APIError) and answer.err_code == _WRONG_LAST_SEQUENCE:
+        answer = await self._publish(batch, {message.ID: batch.path, **_NEVER}, b"")
+        if isinstance(answer, APIError) and answer.err_code == _NOT_MET:
             return Outcome.MALFORMED
         return _outcome(answer)
 
