@@ -188,17 +188,14 @@ def _keep(
         from .server import Settings, run  # noqa: PLC0415
 
         report.serving(os.getpid())
-        if service.stream is not None:
-            # It needs nats-py, which only --jetstream asks for.
-            from .jetstream.serving import Service as Publishing  # noqa: PLC0415
-
-            publishing = Publishing(service.keys, layout.root, pair, service.welcome, *service.stream)
-            try:
-                return publishing.run(listener, report)
-            except ConfigurationError as e:
-                return _refuse(e)
         announcer = Announcer(outputs.serving, outputs.books) if outputs is not None else None
         try:
+            if service.stream is not None:
+                # It needs nats-py, which only --jetstream asks for.
+                from .jetstream.serving import Publishing  # noqa: PLC0415
+
+                publishing = Publishing(service.keys, layout.root, pair, service.welcome, *service.stream)
+                return publishing.run(listener, report)
             settings = Settings(
                 *(service.keys, layout.root, pair, not args.no_fsync, service.keeping),
                 welcome=service.welcome,

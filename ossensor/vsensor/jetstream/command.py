@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Final
@@ -37,13 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code: 0 after a stop, everything in hand stored; 78 for faults, which go to stderr."""
+    """The exit code: 0 after a stop, everything in hand stored; 75 when the store cannot be opened; 78 for faults.
+
+    What is wrong goes to stderr.
+    """
     try:
         return _run(args)
     except ConfigurationError as e:
         for fault in e.faults:
             sys.stderr.write(f"consume: {fault}\n")
         return Exit.CONFIGURATION
+    except (OSError, sqlite3.OperationalError) as e:
+        # The disk is full, or broken, and may be well again: whoever starts this may do so again.
+        sys.stderr.write(f"consume: --store: {args.store}: {e}\n")
+        return Exit.GAVE_UP
 
 
 def _run(args: argparse.Namespace) -> int:

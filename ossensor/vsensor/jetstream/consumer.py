@@ -116,11 +116,11 @@ class Consumer:
 
     async def _settle(self, each: Msg, batch: BatchId, outcome: Outcome) -> None:
         place = each.metadata.sequence.stream
+        if outcome is Outcome.OUT_OF_ORDER and batch.sequence < self._index.next(batch.stream):
+            # Overtaken: it was twice in hand, or its sensor has given it up, and counted it.
+            outcome = Outcome.PRESENT if self._index.has(batch) else Outcome.MALFORMED
         if outcome is Outcome.PRESENT:
             await asyncio.wrap_future(self._store.repeat(batch))
-        elif outcome is Outcome.OUT_OF_ORDER and batch.sequence < self._index.next(batch.stream):
-            # Its sensor has given it up, and counted it; or it came through a server that took ten minutes.
-            outcome = Outcome.MALFORMED
         self._tally[outcome.value] += 1
         match outcome:
             case Outcome.STORED | Outcome.PRESENT:

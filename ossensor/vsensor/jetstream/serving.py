@@ -12,6 +12,7 @@ from ossensor.errors import ConfigurationError, Exit
 from ossensor.steady import steady_clock
 from ossensor.transport.protocol import MAX_SECTION_BYTES, Welcome
 from ossensor.transport.signing import Key
+from ossensor.vsensor import descriptors
 from ossensor.vsensor.certificate import Certificate
 from ossensor.vsensor.collector import Besides, Collector
 from ossensor.vsensor.introductions import Introductions
@@ -25,7 +26,7 @@ from .terms import Terms
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class Publishing:
     """What the serving process needs to know."""
 
     keys: Mapping[str, Key]
@@ -41,14 +42,15 @@ class Service:
         return asyncio.run(_serve(self, listener, report, Link(self.access, terms, report.nats)))
 
 
-async def _serve(settings: Service, listener: socket.socket, report: Report, link: Link) -> int:
+async def _serve(settings: Publishing, listener: socket.socket, report: Report, link: Link) -> int:
     sink = Sink(link)
     # Antigena's orders and their effects lie in one vSensor's book, and several behind a balancer would contradict
     # each other: none is in force through these.
     besides = Besides(settings.welcome, Introductions(settings.root, report.introduced))
     collector = Collector(*(settings.keys, sink, sink, steady_clock(), settings.certificate.sha256), besides=besides)
     sink.heard = collector.heard
-    server = make_server(collector, settings.certificate)
+    connections_max = descriptors.connections(descriptors.raise_limit())
+    server = make_server(collector, settings.certificate, connections_max)
     faults: list[str] = []
 
     async def keep() -> None:
