@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
+import os
+import re
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,6 +21,7 @@ from test_vsensor_kit import STREAM, committed, payload, section
 
 from ossensor.errors import ConfigurationError
 from ossensor.transport.protocol import Account, BatchId, Outcome
+from ossensor.vsensor.files import Files
 from ossensor.vsensor.index import Index
 from ossensor.vsensor.jetstream import consumer as consumer_module
 from ossensor.vsensor.jetstream import message
@@ -44,9 +48,11 @@ def batch(sequence: int, floor: int = 0) -> Append:
 
 
 @asynccontextmanager
-async def linked(server: NatsServer, section_bytes: int = 8 << 20) -> AsyncIterator[tuple[Link, Sink]]:
+async def linked(
+    server: NatsServer, section_bytes: int = 8 << 20, login: tuple[str, str] | None = None
+) -> AsyncIterator[tuple[Link, Sink]]:
     """What one vSensor has."""
-    link = Link(Access((server.url,)), Terms(section_bytes, 1), lambda _: None)
+    link = Link(Access((server.url,), login=login), Terms(section_bytes, 1), lambda _: None)
     sink = Sink(link)
     task = asyncio.create_task(link.run(sink.listen))
     try:
@@ -250,6 +256,37 @@ def test_what_was_committed_and_not_acknowledged_is_stored_once(
     assert committed(root) == SECTIONS[:3]
 
 
+def test_what_the_disk_does_not_take_stays_in_the_stream_until_it_does(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = True
+
+    def pwrite(fd: int, data: memoryview, offset: int) -> int:
+        if full:
+            raise OSError(errno.ENOSPC, "no space left")
+        return os.pwrite(fd, data, offset)
+
+    monkeypatch.setattr(Files, "_pwrite", staticmethod(pwrite))
+
+    async def run() -> Counter[str]:
+        nonlocal full
+        async with linked(server) as (link, sink):
+            for i in range(6):
+                await sink.append(batch(i))
+            async with consuming(link, tmp_path / "store") as tally:
+                await until(lambda: tally["store-failed"] >= 8)
+                assert await messages(link) == 6
+                full = False
+                await drained(link)
+            return tally
+
+    tally = asyncio.run(run())
+
+    assert tally["stored"] == 6
+    assert committed(tmp_path / "store") == SECTIONS[:6]
+    assert gaps(tmp_path / "store") == []
+
+
 @pytest.mark.parametrize("first_store", ["same", "other"])
 def test_a_batch_whose_predecessor_will_never_come_is_stored_behind_a_gap(
     server: NatsServer, tmp_path: Path, first_store: str
@@ -330,6 +367,33 @@ def test_a_server_is_reached_by_tls_with_a_certificate_of_ours_and_a_login_and_n
     assert heard[0].startswith(f"connected to 127.0.0.1:{server.port}")
     assert [one for one in heard if "connected" in one] == heard[:1]
     assert "Authorization" in heard[1]
+
+
+def test_users_with_the_rights_of_the_page_and_no_more_are_enough(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scale-out.md").read_text()
+    (rights,) = re.findall(r"^authorization \{\n.*?^\}$", page, re.MULTILINE | re.DOTALL)
+    rights = rights.replace('"$VSENSOR"', '"one"').replace('"$CONSUMER"', '"two"')
+
+    async def run(server: NatsServer) -> None:
+        async with linked(server, login=("vsensor", "one")) as (link, sink):
+            for i in range(3):
+                assert await sink.append(batch(i)) is Outcome.STORED
+            # No terms: as `ossensor consume` looks at the stream.
+            consumer = Link(Access((server.url,), login=("consumer", "two")), None, lambda _: None)
+            task = asyncio.create_task(consumer.run(nothing))
+            await consumer.until_good()
+            async with consuming(consumer, tmp_path / "store") as tally:
+                await drained(link)
+            task.cancel()
+            await asyncio.wait([task])
+        assert tally == {"stored": 3}
+
+    with NatsServer(tmp_path / "nats", f"max_payload: 9MB\n{rights}") as server:
+        asyncio.run(run(server))
+    assert "Violation" not in (tmp_path / "nats" / "log").read_text()
+
+
+async def nothing() -> None: ...
 
 
 def test_consumers_of_two_names_cannot_share_a_partition(server: NatsServer, tmp_path: Path) -> None:
