@@ -133,7 +133,7 @@ def _live(numbers: list[int], port: int, key: Key, crowd: Crowd, pipe: Connectio
     for thread in threads:
         thread.join()
     pipe.send((outcomes, outcomes[Outcome.STORED.value] * len(body), delays_s))
-    pipe.recv()  # connections are kept until everybody has been counted
+    threading.Event().wait()  # connections are kept until the vSensor has been looked at
 
 
 class Gathered:
@@ -170,8 +170,9 @@ def gather(port: int, secret: str, crowd: Crowd) -> Iterator[Gathered]:
     try:
         yield Gathered(pipes)
     finally:
+        # Each holds copies of the others' pipes, so closing ours ends nobody; and they have said what they had to say.
+        for process in processes:
+            process.kill()
+            process.join()
         for pipe in pipes:
             pipe.close()
-        for process in processes:
-            process.join(5)
-            process.kill()

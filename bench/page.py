@@ -113,7 +113,7 @@ def page(results: Results) -> str:
         text = "While nothing comes in."
         parts.append(_section("Interfaces", text, scale.table(of), "interfaces.svg"))
     if of := results.get("crowds"):
-        text = "Registered and sending at once: 64 KiB some five seconds apart on each of five connections; memory at most."
+        text = "Registered and sending at once: 64 KiB every five seconds or so on each of five connections."
         parts.append(_section("Sensors", text, collector.crowd_table(of), "sensors.svg"))
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
