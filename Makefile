@@ -3,7 +3,7 @@
 # Debian's python3 is 3.11, the version that pypcap's sdist builds on; another 3.11 can be named: make PYTHON=...
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint chaos bench containers lock suricata nats system system-test clean
+.PHONY: help install run test lint chaos bench containers lock suricata nats system system-test clean bench-quick
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -95,10 +95,13 @@ chaos: system-test install $(VENV)/.installed-test nats  ## faults of every kind
 	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/chaos tests/netns/test_outages.py tests/netns/test_kills.py \
 	  tests/netns/test_slow_vsensor.py tests/netns/test_handover.py tests/netns/test_scale_out.py $(PYTEST_ARGS)
 
-bench: system-test install  ## what capturing and forwarding cost beside tcpdump; half an hour, root
+bench: system-test install  ## everything measured beside its peers, into docs/performance.md; an hour, root
 	$(call apt,$(SYSTEM_BENCH))
-	@$(BIN)/python bench/capture.py --lossless
-	@$(BIN)/python bench/forward.py --lossless
+	@$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+bench-quick: system-test install  ## the same from one short round of each; some five minutes, root
+	$(call apt,$(SYSTEM_BENCH))
+	@$(BIN)/python bench/run.py --quick $(BENCH_ARGS)
 
 containers: system-test install $(VENV)/.installed-test  ## build both images and run them as on Fargate; root, podman
 	$(call apt,$(SYSTEM_CONTAINERS))
