@@ -120,11 +120,14 @@ def _live(numbers: list[int], port: int, key: Key, crowd: Crowd, pipe: Connectio
     outcomes, delays_s, lock = Counter[str](), list[float](), threading.Lock()
 
     def work(sensor: Sensor, client: Client) -> None:
-        while (began_s := time.monotonic()) < until_s:
+        while True:  # one at least, however long the rest took, so that every connection is there
+            began_s = time.monotonic()
             outcome = sensor.send(client, body, packets, until_s + _PATIENCE_S)
             with lock:
                 outcomes[outcome] += 1
                 delays_s.append(time.monotonic() - began_s)
+            if time.monotonic() >= until_s:
+                break
             time.sleep(crowd.pause_s * random.uniform(0.5, 1.5))
 
     threads = [threading.Thread(target=work, args=(sensor, client)) for sensor in sensors for client in sensor.clients]
