@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -70,7 +69,7 @@ def connections(into: Group) -> int:
         established = {f"socket:[{fields[9]}]" for fields in table if fields[3] == "01"}  # net/tcp_states.h
         for fd in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
-                found += os.readlink(fd) in established
+                found += str(fd.readlink()) in established
     return found
 
 
