@@ -136,7 +136,7 @@ def crowd_table(found: dict[int, dict[str, Any]]) -> str:
         "sensors",
         "connections",
         "registered",
-        "batches/s",
+        "stored",
         "not stored",
         "CPU ms per batch",
         "median, p99 ms",
@@ -146,7 +146,7 @@ def crowd_table(found: dict[int, dict[str, Any]]) -> str:
         head,
         (
             (
-                *(number, run["connections"], run["registered"].get("registered", 0), f"{run['batches_per_s']:.0f}"),
+                *(number, run["connections"], run["registered"].get("registered", 0), run["outcomes"].get("stored", 0)),
                 sum(run["outcomes"].values()) - run["outcomes"].get("stored", 0),
                 f"{run['cpu_ms_per_batch']:.2f}",
                 f"{run['median_ms']:.0f}, {run['p99_ms']:.0f}",
