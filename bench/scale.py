@@ -80,7 +80,7 @@ def interfaces(rounds: int, seconds: float, numbers: tuple[int, ...] = NUMBERS) 
 
 def table(found: dict[int, list[dict[str, Any]]]) -> str:
     rows = [
-        (number, *(Spread.of(run[figure] for run in of).text(1) for figure in ("percent_of_a_core", "private_mib")))
+        (number, *(Spread.of(run[figure] for run in of).text(2) for figure in ("percent_of_a_core", "private_mib")))
         for number, of in found.items()
     ]
     return markdown(("idle interfaces", "percent of a core (least to most)", "private MiB"), rows)
