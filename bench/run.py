@@ -12,6 +12,7 @@ import datetime as dt
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -94,6 +95,7 @@ def main() -> int:
     if os.geteuid() != 0 or (os.cpu_count() or 1) < 2:
         sys.stderr.write("bench: needs root, for network namespaces, and two processors\n")
         return 77
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or namespaces and groups would stay
     effort = _QUICK if arguments.quick else _WHOLE
     results: dict[str, Any] = {"about": _about(effort)}
     for part in parts:
