@@ -18,8 +18,8 @@ from harness.world import PORT
 from place import ENFORCER, Site
 from plan import Fault, lanes
 
-# In which a process that is to be struck may be missing, because it was struck by another lane, or, as the enforcer, does
-# not begin before the vSensor has answered.
+# In which a process that is to be struck may be missing, because another lane struck it, or because, as the enforcer, it
+# does not begin before the vSensor has answered.
 _ABSENT_S: Final = 90
 _HUNG_S: Final = 60
 _CLOSED_S: Final = 120
