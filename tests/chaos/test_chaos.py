@@ -2,8 +2,8 @@
 
     warm up  ->  load and faults  ->  faults off  ->  recover  ->  drain  ->  judge
 
-`make test` gives it a quarter of a minute of load and a new seed; `make chaos` half an hour, and runs the plans that once
-failed (`seeds/`: 2, a worker killed while it read the rest, of which tests/netns/test_kills.py has the reduction). A seed
+`make test` gives it a quarter of a minute of load and a new seed; `make chaos` half an hour, and runs the plans that
+once failed (`seeds/`: 2, a worker killed while it read the rest, whose reduction is in tests/netns/test_kills.py). A seed
 is run again by `pytest -s tests/chaos --chaos-seed N`; a plan that was printed, whole or with lines deleted, by
 `--chaos-plan FILE`.
 """
