@@ -3,8 +3,8 @@
     warm up  ->  load and faults  ->  faults off  ->  recover  ->  drain  ->  judge
 
 `make test` gives it a quarter of a minute of load and a new seed; `make chaos` half an hour, and runs the plans that
-once failed (`seeds/`: 2, a worker killed while it read the rest, whose reduction is in tests/netns/test_kills.py). A seed
-is run again by `pytest -s tests/chaos --chaos-seed N`; a plan that was printed, whole or with lines deleted, by
+once failed (`seeds/`: 2, a worker killed while it read the rest; tests/netns/test_kills.py has what is left of it). A
+seed is run again by `pytest -s tests/chaos --chaos-seed N`; a plan that was printed, whole or with lines deleted, by
 `--chaos-plan FILE`.
 """
 
@@ -91,7 +91,7 @@ def _run(site: Site, plan: list[Fault], *, whole: bool = True) -> None:
     for link in LINKS:
         site.await_new_epoch(link, set())
         site.oracles[link].resume()
-    proc.eventually("it stores", lambda: all(map(site.files, LINKS)), RECOVER_S)
+    proc.eventually("it stores", site.stores, RECOVER_S)
     proc.eventually("it enforces", lambda: site.sensor.records("enforcer ready"), RECOVER_S)
     chaos = Chaos(site, plan)
     chaos.run()
