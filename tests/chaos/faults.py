@@ -23,7 +23,7 @@ from plan import Fault, lanes
 _ABSENT_S: Final = 90
 _TRIES: Final = 3  # it may die at another's hand between being found and being struck
 _HUNG_S: Final = 60
-_CLOSED_S: Final = 120
+_CLOSED_S: Final = 180
 _QDISC: Final = ("tc", "qdisc")
 _UP: Final = ("dev", "up0", "root")
 

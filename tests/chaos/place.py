@@ -33,7 +33,7 @@ HOST: Final = "10.9.0.2"
 SMALL: Final = {"OSSENSOR_BUFFER_MB": "8", "OSSENSOR_RING_MB": "16", "OSSENSOR_BATCH_MS": "200", "OSSENSOR_DEBUG": "2"}
 _DISKS_MB: Final = 2048
 _NOBODY: Final = 65_534
-_PATIENCE_S: Final = 90
+_PATIENCE_S: Final = 180
 
 
 class Oracle:
