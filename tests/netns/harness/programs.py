@@ -183,7 +183,8 @@ class VSensor(Program):
         cert, key = tls
         argv: list[str | Path] = ["vsensor", "--listen", listen, "--store", store, "--tls-cert", cert, "--tls-key", key]
         super().__init__(namespace.inside(OSSENSOR, *argv, *options), environment(keys))
-        proc.eventually("the vSensor listens", lambda: namespace.listens(port) or not self.running(), timeout_s=20)
+        if not proc.happened(lambda: namespace.listens(port) or not self.running(), timeout_s=60):
+            self.close()  # whoever constructs it has nothing to end it by
         assert self.running(), self.tail()
 
     def kill_server(self) -> None:
