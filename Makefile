@@ -65,7 +65,7 @@ $(VENV)/bin/python:
 	"$$py" -m venv $(VENV)
 
 # The native loop is compiled by the install, so a change to it is a reason for one.
-NATIVE := $(wildcard ossensor/capture/native/*.[ch])
+NATIVE := $(wildcard ossensor/capture/native/*.[ch] ossensor/confine/*.c)
 
 $(VENV)/.installed: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	@echo "installing ossensor into $(VENV)"
