@@ -1,9 +1,9 @@
 # Two commands matter: `make run` and `make test`. Both call `make install`, and both may be repeated.
 #
-# Debian's python3 is 3.11, the version that pypcap's sdist builds on; another 3.11 can be named: make PYTHON=...
+# Python 3.11, 3.12 or 3.13: Debian 12's own, unless another is named: make PYTHON=python3.13 VENV=.venv-3.13
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint chaos bench containers lock suricata nats system system-test clean bench-quick
+.PHONY: help install run test lint chaos bench containers lock suricata nats system system-test clean bench-quick wheel audit
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -67,7 +67,13 @@ $(VENV)/bin/python:
 # The native loop is compiled by the install, so a change to it is a reason for one.
 NATIVE := $(wildcard ossensor/capture/native/*.[ch] ossensor/confine/*.c)
 
-$(VENV)/.installed: pyproject.toml $(NATIVE) | $(VENV)/bin/python
+# Where pypcap's sdist does not build, a wheel of it is made first, and what follows is content with that.
+$(VENV)/.pypcap: deploy/python/pypcap.py | $(VENV)/bin/python
+	@mkdir -p $(VENV)/wheels && $(BIN)/python deploy/python/pypcap.py $(VENV)/wheels
+	@for w in $(VENV)/wheels/*.whl; do [ ! -e "$$w" ] || $(BIN)/pip install -qq --disable-pip-version-check "$$w"; done
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(NATIVE) $(VENV)/.pypcap | $(VENV)/bin/python
 	@echo "installing ossensor into $(VENV)"
 	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[vsensor,jetstream]'
 	@touch $@
@@ -116,5 +122,15 @@ lock:  ## pin again what the images are made of (deploy/requirements*.txt), to w
 	@$(COMPILE) --upgrade --extra vsensor -c deploy/requirements.txt -o deploy/requirements-vsensor.txt pyproject.toml
 	@echo 'setuptools>=74.1' | $(COMPILE) --upgrade --allow-unsafe -o deploy/requirements-build.txt -
 
+wheel: system $(VENV)/.pypcap  ## dist/: the wheel of ossensor, and of pypcap where its sdist does not build
+	@mkdir -p dist && $(BIN)/pip wheel -qq --disable-pip-version-check --no-deps -w dist .
+	@for w in $(VENV)/wheels/*.whl; do [ ! -e "$$w" ] || cp "$$w" dist/; done
+	@ls dist
+
+audit: $(VENV)/bin/python  ## known vulnerabilities in what the images are made of; SECURITY.md says what was found
+	@mkdir -p .run && "$(PYTHON)" -m venv .run/audit && .run/audit/bin/pip install -qq pip-audit
+	@for list in requirements requirements-vsensor requirements-build; do \
+	  .run/audit/bin/pip-audit --strict --require-hashes --disable-pip -r deploy/$$list.txt || exit 1; done
+
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) .run build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .run build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
