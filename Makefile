@@ -1,9 +1,10 @@
 # Two commands matter: `make run` and `make test`. Both call `make install`, and both may be repeated.
 #
-# Debian's python3 is 3.11, the version that pypcap's sdist builds on; another 3.11 can be named: make PYTHON=...
+# Python 3.11, 3.12 or 3.13: Debian 12's own, unless another is named: make PYTHON=python3.13 VENV=.venv-3.13
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint page chaos fuzz bench containers lock suricata system system-page system-test clean
+.PHONY: help install run test lint page chaos fuzz bench containers lock suricata nats system system-page system-test clean \
+  bench-quick wheel audit
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -58,6 +59,14 @@ $(SURICATA)/.unpacked:
 	apt-get $$options install -y --download-only --no-install-recommends -t $$code-backports suricata >/dev/null && \
 	for package in archives/*.deb; do dpkg -x $$package . || exit 1; done && rm -rf lists archives && touch .unpacked
 
+# nats-server likewise: installed, it would be a service that listens on all addresses.
+NATS := $(CURDIR)/build/nats
+nats: $(NATS)/.unpacked  ## the nats-server that the JetStream tests need, below build/; some three seconds
+$(NATS)/.unpacked:
+	@echo "unpacking nats-server into $(NATS)"
+	@rm -rf $(NATS) && mkdir -p $(NATS) && cd $(NATS) && { apt-get download -qq nats-server 2>/dev/null || \
+	  { $(SUDO) apt-get update -qq && apt-get download -qq nats-server; }; } && dpkg -x nats-server_*.deb . && touch .unpacked
+
 install: system $(VENV)/.installed  ## make .venv with the sensor and the vSensor
 
 $(VENV)/bin/python:
@@ -65,16 +74,22 @@ $(VENV)/bin/python:
 	"$$py" -m venv $(VENV)
 
 # The native loop is compiled by the install, so a change to it is a reason for one.
-NATIVE := $(wildcard ossensor/capture/native/*.[ch])
+NATIVE := $(wildcard ossensor/capture/native/*.[ch] ossensor/confine/*.c)
 
-$(VENV)/.installed: pyproject.toml $(NATIVE) | $(VENV)/bin/python
+# Where pypcap's sdist does not build, a wheel of it is made first, and what follows is content with that.
+$(VENV)/.pypcap: deploy/python/pypcap.py | $(VENV)/bin/python
+	@mkdir -p $(VENV)/wheels && $(BIN)/python deploy/python/pypcap.py $(VENV)/wheels
+	@for w in $(VENV)/wheels/*.whl; do [ ! -e "$$w" ] || $(BIN)/pip install -qq --disable-pip-version-check "$$w"; done
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(NATIVE) $(VENV)/.pypcap | $(VENV)/bin/python
 	@echo "installing ossensor into $(VENV)"
-	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[vsensor]'
+	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[vsensor,jetstream]'
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(NATIVE) $(VENV)/.installed
 	@echo "installing the test tools into $(VENV)"
-	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[vsensor,test]'
+	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[vsensor,jetstream,test]'
 	@touch $@
 
 run: install  ## a local vSensor and the sensor against it, until Ctrl-C
@@ -85,24 +100,27 @@ lint: system-test install $(VENV)/.installed-test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-test: lint suricata system-page  ## lint, types, and every test; in a user namespace where there is no root
+test: lint suricata nats system-page  ## lint, types, and every test; in a user namespace where there is no root
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest $(PYTEST_ARGS); \
 	elif unshare -rnm true 2>/dev/null; then \
 	  unshare -rnm sh -c 'ip link set lo up && exec $(BIN)/pytest $(PYTEST_ARGS)'; \
 	else $(BIN)/pytest $(PYTEST_ARGS); fi
 
-chaos: system-test install $(VENV)/.installed-test  ## faults of every kind at once, half an hour; outages of a minute each; root
+chaos: system-test install $(VENV)/.installed-test nats  ## faults of every kind at once, half an hour; outages of a minute each; root
 	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/chaos tests/netns/test_outages.py tests/netns/test_kills.py \
-	  tests/netns/test_slow_vsensor.py tests/netns/test_handover.py $(PYTEST_ARGS)
+	  tests/netns/test_slow_vsensor.py tests/netns/test_handover.py tests/netns/test_scale_out.py $(PYTEST_ARGS)
 
 fuzz: install $(VENV)/.installed-test  ## 100,000 changed requests, and 200 examples of each operation; a quarter of an hour
 	@OSSENSOR_FUZZ_REQUESTS=100000 OSSENSOR_API_EXAMPLES=200 $(BIN)/pytest -s --timeout 3600 -o faulthandler_timeout=3000 \
 	  tests/unit/test_vsensor_fuzz.py tests/unit/test_vsensor_openapi.py $(PYTEST_ARGS)
 
-bench: system-test install  ## what capturing and forwarding cost beside tcpdump; half an hour, root
+bench: system-test install  ## everything measured beside its peers, into docs/performance.md; an hour, root
 	$(call apt,$(SYSTEM_BENCH))
-	@$(BIN)/python bench/capture.py --lossless
-	@$(BIN)/python bench/forward.py --lossless
+	@$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+bench-quick: system-test install  ## the same from one short round of each; some five minutes, root
+	$(call apt,$(SYSTEM_BENCH))
+	@$(BIN)/python bench/run.py --quick $(BENCH_ARGS)
 
 containers: system-test install $(VENV)/.installed-test  ## build both images and run them as on Fargate; root, podman
 	$(call apt,$(SYSTEM_CONTAINERS))
@@ -117,5 +135,15 @@ lock:  ## pin again what the images are made of (deploy/requirements*.txt), to w
 	@$(COMPILE) --upgrade --extra vsensor -c deploy/requirements.txt -o deploy/requirements-vsensor.txt pyproject.toml
 	@echo 'setuptools>=74.1' | $(COMPILE) --upgrade --allow-unsafe -o deploy/requirements-build.txt -
 
+wheel: system $(VENV)/.pypcap  ## dist/: the wheel of ossensor, and of pypcap where its sdist does not build
+	@mkdir -p dist && $(BIN)/pip wheel -qq --disable-pip-version-check --no-deps -w dist .
+	@for w in $(VENV)/wheels/*.whl; do [ ! -e "$$w" ] || cp "$$w" dist/; done
+	@ls dist
+
+audit: $(VENV)/bin/python  ## known vulnerabilities in what the images are made of; SECURITY.md says what was found
+	@mkdir -p .run && "$(PYTHON)" -m venv .run/audit && .run/audit/bin/pip install -qq pip-audit
+	@for list in requirements requirements-vsensor requirements-build; do \
+	  .run/audit/bin/pip-audit --strict --require-hashes --disable-pip -r deploy/$$list.txt || exit 1; done
+
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) .run build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .run build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

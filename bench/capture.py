@@ -87,6 +87,23 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return markdown(head, rows)
 
 
+def run(*, rounds: int, seconds: float, lossless_too: bool, only: str = "") -> dict[str, dict[str, Any]]:
+    """By profile: processor time of each program, and where asked its lossless rate."""
+    results: dict[str, dict[str, Any]] = {}
+    with link() as on, tempfile.TemporaryDirectory() as folder:
+        for profile in PROFILES:
+            if only and profile.name not in only.split(","):
+                continue
+            pcap = Path(folder) / "traffic.pcap"
+            mean = write_pcap(pcap, profile)
+            result: dict[str, Any] = {"cpu": compare(on, profile, pcap, rounds=rounds, seconds=seconds), "mean": mean}
+            if lossless_too:
+                result["lossless"] = lossless(on, profile, pcap, seconds=seconds)
+            results[profile.name] = result
+    say("")
+    return results
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Processor time per captured packet, beside tcpdump and dumpcap.")
     parser.add_argument("--rounds", type=int, default=5)
@@ -98,18 +115,9 @@ def main() -> int:
     if os.geteuid() != 0 or (os.cpu_count() or 1) < 2:
         sys.stderr.write("bench: needs root, for network namespaces, and two processors\n")
         return 77
-    results: dict[str, dict[str, Any]] = {}
-    with link() as on, tempfile.TemporaryDirectory() as folder:
-        for profile in PROFILES:
-            if arguments.only and profile.name not in arguments.only.split(","):
-                continue
-            pcap = Path(folder) / "traffic.pcap"
-            mean = write_pcap(pcap, profile)
-            result = {"cpu": compare(on, profile, pcap, rounds=arguments.rounds, seconds=arguments.seconds)}
-            if arguments.lossless:
-                result["lossless"] = lossless(on, profile, pcap, seconds=arguments.seconds)
-            results[f"{profile.name}, mean {mean:.0f}"] = result
-    say("")
+    results = run(
+        rounds=arguments.rounds, seconds=arguments.seconds, lossless_too=arguments.lossless, only=arguments.only or ""
+    )
     print(table(results))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(results, indent=2))

@@ -10,6 +10,7 @@ the same run. A crowd: many sensors registered and sending at once, with all the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -60,6 +61,18 @@ def memory_bytes(into: Group) -> int:
     return found
 
 
+def connections(into: Group) -> int:
+    """Sockets that the group's processes have open, but for those they listen on and talk among themselves with."""
+    found = 0
+    for pid in into.pids():
+        table = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+        established = {f"socket:[{fields[9]}]" for fields in table if fields[3] == "01"}  # net/tcp_states.h
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found += str(fd.readlink()) in established
+    return found
+
+
 def measure(crowd: Crowd, seconds: float) -> dict[str, Any]:
     """One crowd at a new vSensor."""
     with tempfile.TemporaryDirectory(prefix="ossensor-bench-") as there, group() as into:
@@ -68,7 +81,7 @@ def measure(crowd: Crowd, seconds: float) -> dict[str, Any]:
             before_s = into.cpu_s
             tally = gathered.send(seconds)
             used_s = into.cpu_s - before_s
-            held_bytes = memory_bytes(into)
+            held_bytes, open_connections = memory_bytes(into), connections(into)
         stages = floor.measure(folder) if crowd.section_bytes == _MIB else {}
     delays_s = sorted(tally.delays_s)
     return {
@@ -81,6 +94,7 @@ def measure(crowd: Crowd, seconds: float) -> dict[str, Any]:
         "median_ms": delays_s[len(delays_s) // 2] * 1e3,
         "p99_ms": delays_s[len(delays_s) * 99 // 100] * 1e3,
         "memory_mib": held_bytes / _MIB,
+        "connections": open_connections,
         "floor": stages,
     }
 
@@ -122,7 +136,7 @@ def crowd_table(found: dict[int, dict[str, Any]]) -> str:
         "sensors",
         "connections",
         "registered",
-        "batches/s",
+        "stored",
         "not stored",
         "CPU ms per batch",
         "median, p99 ms",
@@ -132,7 +146,7 @@ def crowd_table(found: dict[int, dict[str, Any]]) -> str:
         head,
         (
             (
-                *(number, number * CONNECTIONS, run["registered"].get("registered", 0), f"{run['batches_per_s']:.0f}"),
+                *(number, run["connections"], run["registered"].get("registered", 0), run["outcomes"].get("stored", 0)),
                 sum(run["outcomes"].values()) - run["outcomes"].get("stored", 0),
                 f"{run['cpu_ms_per_batch']:.2f}",
                 f"{run['median_ms']:.0f}, {run['p99_ms']:.0f}",

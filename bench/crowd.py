@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final, NamedTuple
 
 from ossensor import pcapng
+from ossensor.backoff import Backoff
 from ossensor.transport.client import Client, Job
 from ossensor.transport.compression import AUTO
 from ossensor.transport.protocol import BatchId, Outcome, Stream
@@ -28,6 +29,9 @@ from ossensor.transport.stamp import Stamp
 
 _PROCESSES: Final = 4
 _PATIENCE_S: Final = 120.0
+# Connections begin so many a second. All in the same instant, a handshake waits behind 2,500 others for longer than a
+# client waits, which then begins another: nobody gets through. The sensor sends one probe first, and backs off.
+_NEW_PER_S: Final = 100.0
 _fork = multiprocessing.get_context("fork")
 
 
@@ -81,6 +85,7 @@ class Sensor:
         with self._lock:
             sequence, self._next = self._next, self._next + 1
             self._flying.add(sequence)
+        backoff = Backoff()
         while True:
             with self._lock:
                 floor = min(self._flying)
@@ -89,7 +94,7 @@ class Sensor:
             result = client.send(job)
             if result.acknowledged or time.monotonic() > until_s:
                 break
-            time.sleep(0.05)  # busy, or its predecessor was
+            time.sleep(backoff.failed(time.monotonic(), time.monotonic()))
         with self._lock:
             self._flying.discard(sequence)
         return result.outcome.value if result.outcome is not None else result.detail
@@ -116,15 +121,19 @@ def _live(numbers: list[int], port: int, key: Key, crowd: Crowd, pipe: Connectio
     context = _context()
     sensors = [Sensor(f"bench-{number:03}", port, key, crowd, context) for number in numbers]
     pipe.send(Counter(sensor.register() for sensor in sensors))
-    until_s = pipe.recv()
+    until_s, ramp_s = pipe.recv()
     outcomes, delays_s, lock = Counter[str](), list[float](), threading.Lock()
 
     def work(sensor: Sensor, client: Client) -> None:
-        while (began_s := time.monotonic()) < until_s:
+        time.sleep(random.uniform(0, ramp_s))
+        while True:  # one at least, however long the rest took, so that every connection is there
+            began_s = time.monotonic()
             outcome = sensor.send(client, body, packets, until_s + _PATIENCE_S)
             with lock:
                 outcomes[outcome] += 1
                 delays_s.append(time.monotonic() - began_s)
+            if time.monotonic() >= until_s:
+                break
             time.sleep(crowd.pause_s * random.uniform(0.5, 1.5))
 
     threads = [threading.Thread(target=work, args=(sensor, client)) for sensor in sensors for client in sensor.clients]
@@ -133,21 +142,23 @@ def _live(numbers: list[int], port: int, key: Key, crowd: Crowd, pipe: Connectio
     for thread in threads:
         thread.join()
     pipe.send((outcomes, outcomes[Outcome.STORED.value] * len(body), delays_s))
-    pipe.recv()  # connections are kept until everybody has been counted
+    threading.Event().wait()  # connections are kept until the vSensor has been looked at
 
 
 class Gathered:
     """A crowd that has registered, and waits for the word."""
 
-    def __init__(self, pipes: list[Connection]) -> None:
+    def __init__(self, pipes: list[Connection], connections: int) -> None:
         self._pipes = pipes
+        self._connections = connections
         self.registered = sum((pipe.recv() for pipe in pipes), Counter[str]())
 
     def send(self, seconds: float) -> Tally:
-        """Lets them send for so long, and until what they have begun is settled."""
+        """Lets them come one after the other, then send for so long, and until what they have begun is settled."""
         began_s = time.monotonic()
+        ramp_s = self._connections / _NEW_PER_S
         for pipe in self._pipes:
-            pipe.send(began_s + seconds)
+            pipe.send((began_s + ramp_s + seconds, ramp_s))
         found: list[Any] = [pipe.recv() for pipe in self._pipes]
         outcomes = sum((outcomes for outcomes, _, _ in found), Counter[str]())
         delays_s = [delay for _, _, delays in found for delay in delays]
@@ -168,10 +179,11 @@ def gather(port: int, secret: str, crowd: Crowd) -> Iterator[Gathered]:
         pipes.append(ours)
         processes.append(process)
     try:
-        yield Gathered(pipes)
+        yield Gathered(pipes, crowd.sensors * crowd.connections)
     finally:
+        # Each holds copies of the others' pipes, so closing ours ends nobody; and they have said what they had to say.
+        for process in processes:
+            process.kill()
+            process.join()
         for pipe in pipes:
             pipe.close()
-        for process in processes:
-            process.join(5)
-            process.kill()

@@ -229,7 +229,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return markdown(head, rows)
 
 
-_RATIOS: Final = (
+RATIOS: Final = (
     ("ossensor, uncompressed", "tcpdump | socat TLS"),
     ("ossensor, zstd 1", "tcpdump | zstd -1 | socat TLS"),
     ("ossensor, auto", "tcpdump | zstd -1 | socat TLS"),
@@ -240,10 +240,29 @@ _RATIOS: Final = (
 def ratios(results: dict[str, dict[str, Any]]) -> str:
     lines = []
     for traffic, result in results.items():
-        for ours, theirs in _RATIOS:
+        for ours, theirs in RATIOS:
             ratio = result["cpu"][ours]["ns"] / result["cpu"][theirs]["ns"]
             lines.append(f"{traffic}: {ours} / {theirs} = {ratio:.2f}")
     return "\n".join(lines)
+
+
+def run(*, rounds: int, seconds: float, lossless_too: bool, only: str = "mix,text,64") -> dict[str, dict[str, Any]]:
+    """By kind of traffic: processor time of each program, and of the mix its lossless rate where asked."""
+    results: dict[str, dict[str, Any]] = {}
+    with link() as on, tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["ip", "-n", on.reader, "link", "set", "lo", "up"], check=True)
+        for kind in only.split(","):
+            called, text = _PROFILE_OF[kind]
+            (profile,) = [profile for profile in PROFILES if profile.name == called]
+            pcap = Path(folder) / "traffic.pcap"
+            mean_bytes = write_pcap(pcap, profile, FRAMES, text=text)
+            traffic = Traffic(pcap, mean_bytes, profile.steady_per_s)
+            result: dict[str, Any] = {"cpu": compare(on, traffic, rounds=rounds, seconds=seconds)}
+            if lossless_too and kind == "mix":
+                result["lossless"] = lossless(on, traffic, seconds=seconds)
+            results[f"{kind}, mean {mean_bytes:.0f}"] = result
+    say("")
+    return results
 
 
 def main() -> int:
@@ -257,20 +276,9 @@ def main() -> int:
     if os.geteuid() != 0:
         sys.stderr.write("bench: needs root, for network namespaces\n")
         return 77
-    results: dict[str, dict[str, Any]] = {}
-    with link() as on, tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["ip", "-n", on.reader, "link", "set", "lo", "up"], check=True)
-        for kind in arguments.only.split(","):
-            called, text = _PROFILE_OF[kind]
-            (profile,) = [profile for profile in PROFILES if profile.name == called]
-            pcap = Path(folder) / "traffic.pcap"
-            mean_bytes = write_pcap(pcap, profile, FRAMES, text=text)
-            traffic = Traffic(pcap, mean_bytes, profile.steady_per_s)
-            result: dict[str, Any] = {"cpu": compare(on, traffic, rounds=arguments.rounds, seconds=arguments.seconds)}
-            if arguments.lossless and kind == "mix":
-                result["lossless"] = lossless(on, traffic, seconds=arguments.seconds)
-            results[f"{kind}, mean {mean_bytes:.0f}"] = result
-    say("")
+    results = run(
+        rounds=arguments.rounds, seconds=arguments.seconds, lossless_too=arguments.lossless, only=arguments.only
+    )
     print(table(results))
     print(ratios(results))
     if arguments.json:

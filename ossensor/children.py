@@ -6,6 +6,7 @@ never guesses what an event means to a child in a state where it cannot happen.
 
 from __future__ import annotations
 
+import signal
 from enum import Enum, auto
 from typing import Final
 
@@ -61,11 +62,14 @@ def verdict(exit_code: int) -> Event:
     return Event.HOPELESS if exit_code in {Exit.CONFIGURATION, Exit.PRIVILEGE} else Event.DIED
 
 
+_MEANINGS: Final[dict[int, str]] = {signal.SIGKILL: " (out of memory?)", signal.SIGSYS: " (a forbidden system call)"}
+
+
 def describe(exit_code: int) -> str:
     """An exit in words. A SIGKILL that nobody sent is most often the kernel short of memory."""
     if exit_code >= 0:
         return f"exit {exit_code}"
-    return f"signal {-exit_code}" + (" (out of memory?)" if exit_code == -9 else "")
+    return f"signal {-exit_code}" + _MEANINGS.get(-exit_code, "")
 
 
 class Child:

@@ -48,12 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     from .operator.top import add_arguments as add_top_arguments  # noqa: PLC0415
     from .vsensor.command import add_arguments as add_vsensor_arguments  # noqa: PLC0415
     from .vsensor.extract import add_arguments as add_extract_arguments  # noqa: PLC0415
+    from .vsensor.jetstream.command import add_arguments as add_consume_arguments  # noqa: PLC0415
 
     add_ecs_arguments(commands.add_parser("ecs", help="put the sensor into Amazon ECS task definitions"))
     add_extract_arguments(commands.add_parser("extract", help="packets of a vSensor's store, as one pcapng file"))
     add_antigena_arguments(commands.add_parser("antigena", help="order connections ended, at a vSensor"))
     add_top_arguments(commands.add_parser("top", help="show what a vSensor's sensors are doing, again each second"))
     add_vsensor_arguments(commands.add_parser("vsensor", help="run the collector"))
+    add_consume_arguments(commands.add_parser("consume", help="store what vSensors published to NATS JetStream"))
     return parser
 
 
@@ -130,6 +132,12 @@ def _vsensor(arguments: argparse.Namespace) -> int:
     return run(arguments, os.environ)
 
 
+def _consume(arguments: argparse.Namespace) -> int:
+    from .vsensor.jetstream.command import run  # noqa: PLC0415  see the module
+
+    return run(arguments)
+
+
 _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "run": _run,
     "check": _check,
@@ -143,6 +151,7 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "antigena": _antigena,
     "top": _top,
     "vsensor": _vsensor,
+    "consume": _consume,
 }
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from .capture.cooked import Sockets, open_sockets
 from .children import Child, Event, State, describe
 from .complaints import Complaints
+from .confine.policy import Role
 from .control import Channel, Parts
 from .errors import Exit
 from .filters import Flow
@@ -75,7 +76,9 @@ class Enforcement:
             def work(signals: Signals) -> Exit:
                 return Enforcer(plan, theirs, lent, heartbeat).run(signals)
 
-            self.process = forge.spawn(self.child.name, heartbeat, (theirs.fileno(), *sockets.descriptors), work)
+            self.process = forge.spawn(
+                self.child.name, Role.ENFORCE, heartbeat, (theirs.fileno(), *sockets.descriptors), work
+            )
         except OSError:
             if channels is not None:
                 channels[0].close()

@@ -27,6 +27,7 @@ from .budget import Share
 from .capture import bpf
 from .capture.engine import Engine, Tuning, inherited_engine, open_engine
 from .children import Child, Event, State
+from .confine.policy import Role
 from .errors import ConfigurationError, Exit, InterfaceGoneError, PrivilegeError
 from .interfaces import Interface
 from .legacy import PORT, Legacy, Note
@@ -278,7 +279,7 @@ class Port:
 
         keep = (engine.fileno(), pipes.ready_write, pipes.free_read)
         try:
-            self.process = forge.spawn(self.child.name, heartbeat, keep, work)
+            self.process = forge.spawn(self.child.name, Role.CAPTURE, heartbeat, keep, work)
         except OSError as e:
             self.child.could_not_start(time.monotonic(), f"no process to be had: {e}")
             raise CannotCaptureError(f"no process to be had: {e}") from e

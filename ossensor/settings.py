@@ -88,6 +88,7 @@ class Settings:
     status_socket: str
     log_format: Literal["text", "json"]
     user: str
+    seccomp: Literal["auto", "kill", "log", "off"]
     capture_credential_endpoints: bool
 
 

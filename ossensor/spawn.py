@@ -14,6 +14,9 @@ from multiprocessing.process import BaseProcess
 from typing import Final
 
 from .childlog import Listener, child_handler
+from .confine.cell import Cell
+from .confine.policy import Mode, Role
+from .confine.seccomp import name_of
 from .errors import Exit
 from .logs import fields
 from .workers.child import HELD_BACK, Birth, Heartbeat, Signals, live
@@ -28,20 +31,32 @@ _fork = multiprocessing.get_context("fork")
 
 
 class Forge:
-    """Makes children of one user."""
+    """Makes children of one user. `mode`: what their filters of system calls do."""
 
-    def __init__(self, uid: int, gid: int) -> None:
+    def __init__(self, uid: int, gid: int, mode: Mode | None) -> None:
         self._uid = uid
         self._gid = gid
+        self._mode = mode
         self._listener = Listener()
 
     def spawn(
-        self, name: str, heartbeat: Heartbeat, keep_fds: tuple[int, ...], work: Callable[[Signals], Exit]
+        self,
+        name: str,
+        role: Role,
+        heartbeat: Heartbeat,
+        keep_fds: tuple[int, ...],
+        work: Callable[[Signals], Exit],
+        *,
+        folder: str = "",
     ) -> Process:
-        """A running child that does `work` with no privilege and only these descriptors. OSError: there is none."""
+        """A running child that does `work` with no privilege, only these descriptors, and the calls of its role.
+
+        `folder`: the one in which it may write. OSError: there is no process to be had.
+        """
         handler = child_handler(name)
         heartbeat.new_life()
-        birth = Birth(name, os.getpid(), self._uid, self._gid, handler, heartbeat, keep_fds)
+        cell = Cell(role, self._mode, folder)
+        birth = Birth(name, os.getpid(), self._uid, self._gid, handler, heartbeat, keep_fds, cell)
         process = _fork.Process(target=live, args=(birth, work), name=name, daemon=True)
         # Until the child has a wakeup descriptor of its own, a signal to it would be written to ours. Blocked, it waits
         # for the child, which unblocks when it can hear (Signals); what is for us waits a moment, too.
@@ -74,6 +89,7 @@ class Process:
         self._process = process
         self._heartbeat = heartbeat
         self._aborted_s: float | None = None
+        self._ended = False
         self._given_up = False
 
     def struck(self, exit_code: int) -> bool:
@@ -83,7 +99,16 @@ class Process:
     @property
     def exit_code(self) -> int | None:
         """None while it lives; negative for a signal. Reaps."""
-        return self._process.exitcode
+        code = self._process.exitcode
+        if code == -signal.SIGSYS and not self._ended:
+            call = self._heartbeat.maybe_violation
+            name = "unknown" if call is None else name_of(call)
+            # A defect of ours, or somebody who has got into it.
+            log.critical(
+                "%s was ended for a system call that it may not make", self._process.name, extra=fields(call=name)
+            )
+        self._ended = code is not None
+        return code
 
     def signal(self, number: signal.Signals) -> None:
         pid = self._process.pid

@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 from . import logs, plans
 from .children import State, describe
 from .complaints import Complaints
+from .confine.seccomp import mode_here
 from .enforcement import Enforcement
 from .errors import ConfigurationError, Exit
 from .gate import Gate
@@ -82,7 +83,7 @@ class Supervisor:
         self._settings = settings
         self._reload = reload
         self._manager = manager
-        self._forge = Forge(*privileges.user_ids(settings.user))
+        self._forge = Forge(*privileges.user_ids(settings.user), mode_here(settings.seccomp))
         bank = plans.first_bank(settings).with_flows(estate.flow_keeper.flows)
         self._gate = Gate(bank, estate.flow_keeper)
         self._uplink = Uplink(

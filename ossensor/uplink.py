@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from .children import Child
+from .confine.policy import Role
 from .control import Channel, Parts
 from .errors import Exit
 from .port import Port
@@ -84,7 +85,7 @@ class Uplink:
 
         keep = (theirs.fileno(), *(() if metrics is None else (metrics.fileno(),)))
         try:
-            self.process = forge.spawn(self.child.name, heartbeat, keep, work)
+            self.process = forge.spawn(self.child.name, Role.UPLOAD, heartbeat, keep, work, folder=plan.spool_folder)
         except OSError as e:
             ours.close()
             self.child.could_not_start(time.monotonic(), str(e))

@@ -209,6 +209,13 @@ class Form(BaseSettings):
         "a user name or a numeric user id, but not root",
         default="65534",  # nobody, in a container without /etc/passwd too
     )
+    seccomp: Literal["auto", "kill", "log", "off"] = _variable(
+        "OSSENSOR_SECCOMP",
+        "What becomes of a process, but the supervisor, that makes a system call which it has no use for: it is ended,"
+        " or the kernel's log is told. `auto`: `kill` on x86_64, `log` elsewhere. `kill` shuts it off from files, too.",
+        "auto, kill, log or off",
+        default="auto",
+    )
     capture_credential_endpoints: _Flag = _variable(
         "OSSENSOR_CAPTURE_CREDENTIAL_ENDPOINTS",
         "Whether traffic with the cloud's credential endpoints, which carries keys in clear, is captured too.",

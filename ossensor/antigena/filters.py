@@ -19,10 +19,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Final, Literal, TypeAlias
 
-from ossensor.filters import checked_flow
-
-from .actions import Action, Network, Side
-from .assembler import (
+from ossensor.assembler import (
     AND,
     JA,
     JEQ,
@@ -44,6 +41,9 @@ from .assembler import (
     assembled,
     length,
 )
+from ossensor.filters import checked_flow
+
+from .actions import Action, Network, Side
 from .guards import Guards
 from .packets import OUR_WINDOW
 from .segments import RST, SEEN_BYTES

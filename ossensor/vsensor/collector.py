@@ -13,8 +13,9 @@ import asyncio
 import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import Future
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -37,8 +38,10 @@ from ossensor.transport.protocol import (
     TAG_DATA_REPLY,
     TAG_ORDER,
     TAG_ORDER_REPLY,
+    BatchId,
     MalformedError,
     Outcome,
+    Stream,
     Welcome,
     control_sensor,
 )
@@ -48,11 +51,10 @@ from . import section, verify, web
 from .antigena import Antigena
 from .body import PAUSE_S, Body, GoneError
 from .budget import Budget, Loan
-from .index import Index
 from .introductions import Introductions
 from .live import Live
 from .order import Order
-from .store import Append, Store
+from .store import Append
 
 # 256 MiB: eight streams with their whole window of 4 MiB sections in flight, or some hundreds with the usual 1 MiB.
 BUDGET_BYTES: Final = 256 << 20
@@ -109,14 +111,29 @@ class _Matter(NamedTuple):
     named: Mapping[str, str] = MappingProxyType({})  # fields of every reply
 
 
+class Keeps(Protocol):
+    """Where batches go; an append is queued when the call returns."""
+
+    def append(self, append: Append, /) -> Future[Outcome] | asyncio.Future[Outcome]: ...
+    def repeat(self, batch: BatchId, /) -> Future[Outcome] | asyncio.Future[Outcome]: ...
+    def failed_within(self, seconds: float, /) -> bool: ...
+
+
+class Knows(Protocol):
+    """What is there already."""
+
+    def next(self, stream: Stream, /) -> int: ...
+    def has(self, batch: BatchId, /) -> bool: ...
+
+
 class Collector:
     """What a request meets. For one event loop; `store` has been started."""
 
     def __init__(
         self,
         keys: Mapping[str, Key],
-        store: Store,
-        index: Index,
+        store: Keeps,
+        index: Knows,
         clock: Callable[[], float],
         certificate_sha256: str,
         limits: Limits = _LIMITS,
@@ -150,6 +167,10 @@ class Collector:
     def add_routes(self, routes: Iterable[Route]) -> None:
         """What is served beside the sensors' paths, before anything is."""
         self.app.router.routes.extend(routes)
+
+    def heard(self, batch: BatchId) -> None:
+        """Another vSensor put this batch where ours go, too."""
+        self._order.heard(batch)
 
     async def put_batch(self, request: Request) -> Response:
         """One batch: authentic, fresh, whole, well formed, in its turn, stored."""
@@ -290,7 +311,8 @@ class Collector:
                 return Outcome.BUSY
 
             def store(floor: int) -> asyncio.Future[Outcome]:
-                append = Append(upload.batch, floor, upload.packets, data, upload.books.text, span)
+                packed = sent if upload.compressed else None
+                append = Append(upload.batch, floor, upload.packets, data, upload.books.text, span, packed)
                 return asyncio.wrap_future(self._store.append(append))
 
             outcome = await self._order.place(upload.batch, upload.floor, store)

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import hmac
 import os
-import re
 import socket
 import sqlite3
 import ssl
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from ossensor.antigena.token import Token, load_token
 from ossensor.backoff import Backoff
-from ossensor.durable import sync_folder
 from ossensor.errors import ConfigurationError, Exit
 from ossensor.transport.hostport import direct_flow, spelled
 from ossensor.transport.protocol import MAX_FILTER_CHARACTERS, MAX_SECTION_BYTES, Limits, Welcome, packet_filter_ok
 from ossensor.transport.signing import Key
 
-from . import addresses, certificate, retention
+from . import addresses, certificate, storage
+from .jetstream import access
 from .keeper import Job, Keeper
-from .layout import FOLDER_MODE, Layout
+from .layout import Layout
 from .report import Report
 from .retention import Keeping
 from .streams import arguments as streams
@@ -37,6 +35,13 @@ from .streams.process import STOP_S
 _WINDOW_MAX = 64
 
 
+class _Stream(NamedTuple):
+    """Where batches go instead of into files."""
+
+    access: access.Access
+    replicas: int
+
+
 class _Service(NamedTuple):
     """What is served, and to whom."""
 
@@ -44,6 +49,7 @@ class _Service(NamedTuple):
     tokens: tuple[Token | None, Token | None]  # the operator's, and the one that may only look
     welcome: Welcome
     keeping: Keeping
+    stream: _Stream | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,28 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain in PEM, instead of a self-signed one")
     parser.add_argument("--tls-key", metavar="FILE", help="its private key, unencrypted")
-    parser.add_argument(
-        "--rotate-mb", default="1024", metavar="N", help="begin a new file when one has N MiB (default: 1024)"
-    )
-    parser.add_argument(
-        "--rotate-minutes", default="60", metavar="N", help="begin a new file when one is N minutes old (default: 60)"
-    )
-    parser.add_argument(
-        "--keep-days", metavar="N", help="remove files whose newest batch came more than N days ago (default: keep all)"
-    )
-    parser.add_argument(
-        "--keep-gb",
-        metavar="N",
-        help="remove the oldest files while the store's take more than N GiB (default: keep all)",
-    )
-    parser.add_argument(
-        "--compress-closed",
-        action="store_true",
-        help="compress files that are closed, with zstd, when the machine idles",
-    )
-    parser.add_argument(
-        "--no-fsync", action="store_true", help="acknowledge before the disk has flushed; a power cut may lose batches"
-    )
+    storage.add_arguments(parser)
     parser.add_argument(
         "--packet-filter",
         default="",
@@ -108,6 +93,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of sentences")
     streams.add_arguments(parser)
+    scale_out = parser.add_argument_group(
+        "scale-out", "publish batches to NATS JetStream and keep none here; `ossensor consume` stores them; see README"
+    )
+    scale_out.add_argument("--jetstream", metavar="URL[,URL]", help="NATS servers: nats://HOST:PORT or tls://HOST:PORT")
+    scale_out.add_argument(
+        "--jetstream-replicas",
+        default="3",
+        metavar="N",
+        help="copies that a stream which we make has: 1 to 5; 3 survive the loss of one server (default: 3)",
+    )
+    access.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -131,9 +127,9 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     faults: list[str] = []
     # 1. Everything that can be judged without touching anything, so that all faults are shown at once.
     address = addresses.parse("--listen", args.listen, faults)
-    keeping = _keeping(args, faults)
-    batch_mb = _number("--largest-batch-mb", args.largest_batch_mb, MAX_SECTION_BYTES >> 20, faults, " of MiB")
-    window = _number("--largest-window", args.largest_window, _WINDOW_MAX, faults)
+    keeping = storage.keeping(args, faults)
+    batch_mb = storage.number("--largest-batch-mb", args.largest_batch_mb, MAX_SECTION_BYTES >> 20, faults, " of MiB")
+    window = storage.number("--largest-window", args.largest_window, _WINDOW_MAX, faults)
     if (args.tls_cert is None) != (args.tls_key is None):
         faults.append("--tls-cert and --tls-key: give both, or neither for a self-signed certificate")
     if not packet_filter_ok(args.packet_filter):
@@ -141,6 +137,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     elif args.packet_filter and (fault := bpf_fault(args.packet_filter)):
         faults.append(f"--packet-filter: {args.packet_filter!r}: {fault}")
     make_streams = streams.check(args, faults)
+    stream = _scale_out(args, faults)
     try:
         limits = Limits(batch_mb << 20, window)
         welcome = Welcome(args.packet_filter, args.advertise and spelled(direct_flow(args.advertise)), limits)
@@ -154,11 +151,13 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     tokens = _tokens(args, keys, faults)
     # 2. The folder: the certificate and the lock lie in it.
     layout = Layout(Path(args.store).absolute())
-    lock = _lock(layout, faults)
+    lock = storage.lock(layout, faults)
     if faults or lock is None:
+        if lock is not None:
+            lock.close()
         raise ConfigurationError(faults)
     with lock:
-        service = _Service({key.id: key for key in map(Key, keys)}, tokens, welcome, keeping)
+        service = _Service({key.id: key for key in map(Key, keys)}, tokens, welcome, keeping, stream)
         return _listen(args, layout, address, service, make_streams)
 
 
@@ -197,6 +196,12 @@ def _keep(
         report.serving(os.getpid())
         announcer = Announcer(outputs.serving, outputs.books) if outputs is not None else None
         try:
+            if service.stream is not None:
+                # It needs nats-py, which only --jetstream asks for.
+                from .jetstream.serving import Publishing  # noqa: PLC0415
+
+                publishing = Publishing(service.keys, layout.root, pair, service.welcome, *service.stream)
+                return publishing.run(listener, report)
             settings = Settings(
                 *(service.keys, layout.root, pair, not args.no_fsync, service.keeping),
                 welcome=service.welcome,
@@ -237,12 +242,27 @@ def _write(line: str) -> None:
         sys.stdout.flush()
 
 
-def _number(option: str, text: str, most: int, faults: list[str], unit: str = "") -> int:
-    """What the text says; 0 with a fault added for anything but a number from 1 to `most`."""
-    if text.isascii() and text.isdecimal() and 1 <= int(text) <= most:
-        return int(text)
-    faults.append(f"{option}: {text!r} is not a whole number{unit} from 1 to {most}")
-    return 0
+def _scale_out(args: argparse.Namespace, faults: list[str]) -> _Stream | None:
+    if args.jetstream is None:
+        faults += [f"{o}: there is no --jetstream" for o in access.given(args)]
+        return None
+    reached = access.parse("--jetstream", args.jetstream, args, faults)
+    replicas = storage.number("--jetstream-replicas", args.jetstream_replicas, 5, faults)
+    elsewhere = {
+        "--keep-days": args.keep_days,
+        "--keep-gb": args.keep_gb,
+        "--compress-closed": args.compress_closed,
+        "--no-fsync": args.no_fsync,
+    }
+    faults += [
+        f"{o}: with --jetstream no batch is kept here; `ossensor consume` has it" for o, v in elsewhere.items() if v
+    ]
+    of_files = {"--pcap-over-ip": args.pcap_over_ip, "--vxlan": args.vxlan}
+    faults += [f"{o}: with --jetstream there are no files here to stream from" for o, v in of_files.items() if v]
+    if args.operator_token_file:
+        # Each vSensor has a book of its own, and a sensor would be told one by the one and another by the next.
+        faults.append("--operator-token-file: with --jetstream nothing can be ordered")
+    return _Stream(reached, replicas)
 
 
 def _tokens(args: argparse.Namespace, keys: list[bytes], faults: list[str]) -> tuple[Token | None, Token | None]:
@@ -269,58 +289,6 @@ def _token(option: str, path: str | None, keys: list[bytes], faults: list[str]) 
         faults.append(f"{option}: {path}: this is an HMAC key, the token has to be another secret")
         return None
     return token
-
-
-def _keeping(args: argparse.Namespace, faults: list[str]) -> Keeping:
-    """How the files are kept; meaningless when faults were added."""
-    before = len(faults)
-    # Up to a pebibyte, or two thousand years: beyond it SQLite's integers would be next.
-    rotate_bytes = _number("--rotate-mb", args.rotate_mb, 1 << 30, faults, " of MiB") << 20
-    rotate_s = _number("--rotate-minutes", args.rotate_minutes, 1 << 30, faults, " of minutes") * 60
-    keep_ns = keep_bytes = None
-    if args.keep_days is not None:
-        keep_ns = _thousandths("--keep-days", args.keep_days, "days", 700_000, faults) * 24 * 3600 * 10**6
-    if args.keep_gb is not None:
-        keep_bytes = (_thousandths("--keep-gb", args.keep_gb, "GiB", 1 << 20, faults) << 30) // 1000
-        if len(faults) == before and keep_bytes < rotate_bytes:
-            faults.append(f"--keep-gb: {args.keep_gb} GiB is less than one file of --rotate-mb {args.rotate_mb}")
-    return Keeping(rotate_bytes, rotate_s, retention.Limits(keep_ns, keep_bytes), args.compress_closed)
-
-
-def _thousandths(option: str, text: str, unit: str, most: int, faults: list[str]) -> int:
-    """What the text says, times a thousand; 0 with a fault added."""
-    match = re.fullmatch(r"([0-9]{1,7})(?:\.([0-9]{1,3}))?", text)
-    found = int(match[1] + (match[2] or "").ljust(3, "0")) if match else 0
-    if 0 < found <= most * 1000:
-        return found
-    faults.append(f"{option}: {text!r} is not a number of {unit} from 0.001 to {most}")
-    return 0
-
-
-def _lock(layout: Layout, faults: list[str]) -> TextIO | None:
-    """The store's folder, made if need be, and ours until the file is closed; None with a fault added otherwise.
-
-    Two collectors on one index would each append at its own idea of a file's end. Children inherit the lock, so it
-    lasts until the last of them is gone.
-    """
-    file: TextIO | None = None
-    try:
-        new = [folder for folder in (layout.root, *layout.root.parents) if not folder.exists()]
-        layout.root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        for folder in new or [layout.root]:
-            # The newest last time, too: whoever made it may have died in front of this line. Folders above that may
-            # not be read were not made by us.
-            with contextlib.suppress(PermissionError):
-                sync_folder(folder.parent)
-        file = layout.lock.open("w", encoding="ascii")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        if file is not None:
-            file.close()
-        why = "another vsensor uses it" if isinstance(e, BlockingIOError) else e.strerror
-        faults.append(f"--store: {layout.root}: {why}")
-        return None
-    return file
 
 
 def _certificate(args: argparse.Namespace, layout: Layout, host: str) -> certificate.Certificate:

@@ -68,16 +68,17 @@ class Events:
         self.readers += 1
         if self._task is None:
             self._task = asyncio.create_task(self._run())
-        gone = asyncio.create_task(_gone(receive))
+        gone, was_slow = asyncio.create_task(_gone(receive)), False
         try:
             await self._feed(send, gone, stays)
         except TimeoutError:
-            self.dropped += 1
+            was_slow = True
             self._cut_off(scope["client"])
             await gone  # uvicorn takes who returns before that for a bug
         finally:
             gone.cancel()
             self.readers -= 1
+            self.dropped += was_slow
             if not self.readers and self._task is not None:
                 self._task.cancel()
                 self._task = None

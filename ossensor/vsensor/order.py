@@ -107,6 +107,13 @@ class Order:
         finally:
             queue.users -= 1
 
+    def heard(self, batch: BatchId) -> None:
+        """The batch is stored, by somebody else: everything below it is settled."""
+        queue = self._queues.get(batch.stream)
+        if queue is not None and batch.sequence >= queue.lane.next:
+            queue.lane.next = batch.sequence + 1
+            queue.wake()
+
     async def _place(
         self, queue: _Queue, batch: BatchId, floor: int, store: Callable[[int], Awaitable[Outcome]]
     ) -> Outcome:

@@ -131,6 +131,10 @@ class Report:
             f"vsensor: compressed {file} to {packed_bytes:,} bytes", "packed", file=file, packed_bytes=packed_bytes
         )
 
+    def nats(self, what: str) -> None:
+        """Something about the connection to NATS."""
+        self._say(f"nats: {what}", "nats", what=what)
+
     def trouble(self, what: str) -> None:
         """Something about the housekeeping: nothing is lost by it, but the disk may fill."""
         self._say(f"vsensor: housekeeping: {what}", "trouble", what=what)
@@ -174,13 +178,13 @@ class Report:
             if self._totals.get((sensor, interface)) != total:
                 self._say(
                     f"{sensor} {interface}: {total.packets:,} packets, {total.bytes:,} bytes,"
-                    f" writing {self._store / total.file}",
+                    + (f" writing {self._store / total.file}" if total.file else " published"),
                     "received",
                     sensor=sensor,
                     interface=interface,
                     packets=total.packets,
                     bytes=total.bytes,
-                    file=str(self._store / total.file),
+                    file=str(self._store / total.file) if total.file else None,
                 )
         refused = {name: n for name, n in tally.items() if name not in {"stored", "present"}}
         if refused != self._tally:

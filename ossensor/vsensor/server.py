@@ -207,10 +207,8 @@ def run(settings: Settings, listener: socket.socket, report: Report, announcer: 
 
 
 async def _serve(server: Server, listener: socket.socket, tick: Callable[[], None], house: Housekeeping) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
-    reporting = asyncio.create_task(_every(REPORT_S, tick))
+    stop_on_signals(server.stop)
+    reporting = asyncio.create_task(every(REPORT_S, tick))
     keeping = asyncio.create_task(house.run())
     keeping.add_done_callback(_ended)
     try:
@@ -227,7 +225,12 @@ def _ended(task: asyncio.Task[None]) -> None:
         die()
 
 
-async def _every(pause_s: float, act: Callable[[], None]) -> None:
+def stop_on_signals(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+
+
+async def every(pause_s: float, act: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(pause_s)
         act()

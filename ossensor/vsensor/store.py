@@ -56,6 +56,7 @@ class Append:
     section: bytes | bytearray
     books: str | None = None  # protocol.Account, as it was sent
     span: Span | None = None  # of the packets' times
+    packed: bytes | bytearray | None = None  # the section as a zstd frame, where it came so
     done: Future[Outcome] = field(default_factory=Future)
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from ossensor.childlog import ChildHandler
+from ossensor.confine.cell import Cell
 from ossensor.errors import Exit
 
 from . import privileges
@@ -33,9 +34,9 @@ HELD_BACK: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 class Heartbeat:
-    """Two words of shared memory in which a child says that its loop turns, and since when it does its work.
+    """Three words of shared memory: that a child's loop turns, since when it does its work, and what it died of.
 
-    Written by the child, read by the parent; the parent clears the second before each life.
+    Written by the child, read by the parent; the parent clears the last two before each life.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class Heartbeat:
 
     def new_life(self) -> None:
         self.beat()
-        self._word[1] = 0
+        self._word[1] = self._word[2] = 0
 
     def reading(self) -> None:
         self._word[1] = time.monotonic_ns()
@@ -54,6 +55,16 @@ class Heartbeat:
     def maybe_reading_s(self) -> float | None:
         """Since when this life reads, on the monotonic clock; None when it does not yet."""
         return self._word[1] / 1e9 or None
+
+    @property
+    def violation(self) -> memoryview:
+        """Where the filter of system calls leaves what it ended this life for: the call's number plus one."""
+        return self._word[2:3]
+
+    @property
+    def maybe_violation(self) -> int | None:
+        """The number of the system call that this life was ended for; None when it was not."""
+        return self._word[2] - 1 if self._word[2] else None
 
     def beat(self) -> None:
         self._word[0] = time.monotonic_ns()
@@ -101,6 +112,7 @@ class Birth:
     handler: ChildHandler
     heartbeat: Heartbeat
     keep_fds: tuple[int, ...]
+    cell: Cell
 
 
 def begin(birth: Birth) -> Signals:
@@ -112,6 +124,8 @@ def begin(birth: Birth) -> Signals:
     3. Descriptors: close what is not on the list, before anything can be made of it.
     4. Privilege.
     5. Die with the parent: after 4, because a change of credentials clears the setting.
+    6. System calls and files: last, because what comes before makes calls that nobody needs afterwards; and before the
+       first thread and the first byte that a stranger wrote.
     """
     # Objects of the supervisor's are left out of our garbage collections, which would write to all of them, and so copy
     # every page that fork has us share.
@@ -130,8 +144,11 @@ def begin(birth: Birth) -> Signals:
     privileges.die_with_parent(birth.parent_pid)
     if kept:
         log.warning("%s: %s", birth.name, kept)
+    signals = Signals()
+    for trouble in birth.cell.close(birth.heartbeat.violation):
+        log.info("%s is confined less than it could be: %s", birth.name, trouble)
     birth.heartbeat.beat()
-    return Signals()
+    return signals
 
 
 def _close_all_but(keep: set[int]) -> None:

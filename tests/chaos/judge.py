@@ -15,6 +15,8 @@ from typing import Any, Final
 # Of the faults that were planned: a process that another fault has just killed cannot always be killed again.
 STRUCK: Final = 0.9
 _ARRIVED: Final = frozenset({"received", "delivered", "spooled"})
+# What a flood or a stop may cost. Every other reason would be a loss by a fault that is to cost nothing.
+_ALLOWED: Final = _ARRIVED | {"kernel_drops", "shutdown", "in_flight"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def wrong_with(link: Link) -> list[str]:
     # What a stop could not deliver, the vSensor never hears of: it is in the sensor's last line alone.
     unfinished = [one for one in link.epochs if one["verdict"] == "open"]
     may_be = sum(one["received"] > one["kernel_drops"] + one["delivered"] + one.get("spooled", 0) for one in link.books)
+    refused = {name: count for one in link.books for name, count in one.items() if name not in _ALLOWED and count}
     faults = [
         (twice, f"{twice} frames are stored twice"),
         (spurious, f"{spurious} frames are stored that were not sent"),
@@ -49,6 +52,7 @@ def wrong_with(link: Link) -> list[str]:
         (received != link.sent, f"{link.sent} frames were sent, and the books say {received}"),
         (packets != len(link.stored), f"{packets} packets by the index, {len(link.stored)} stored"),
         (missing != sum(counted), f"{missing} frames are missing, and {sum(counted)} are counted"),
+        (refused, f"given up: {refused}"),
         (len(unfinished) > may_be, f"{len(unfinished)} epochs are open, and {may_be} were left so"),
         *((_is_wrong(one), f"epoch {one['epoch']}: {one['verdict']} {one['finding']}") for one in link.epochs),
     ]

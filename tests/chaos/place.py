@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -17,6 +18,7 @@ import zstandard
 from harness import frames, proc
 from harness.captures import CutShortError, read_pcapng
 from harness.manager import Manager
+from harness.namespaces import Namespace
 from harness.programs import KEY, OSSENSOR, Sensor, VSensor, environment
 from harness.wallclock import WallClock
 from harness.world import PORT, SENSOR_NAME, Sender, World, tag_for
@@ -31,7 +33,7 @@ HOST: Final = "10.9.0.2"
 SMALL: Final = {"OSSENSOR_BUFFER_MB": "8", "OSSENSOR_RING_MB": "16", "OSSENSOR_BATCH_MS": "200", "OSSENSOR_DEBUG": "2"}
 _DISKS_MB: Final = 2048
 _NOBODY: Final = 65_534
-_PATIENCE_S: Final = 90
+_PATIENCE_S: Final = 180
 
 
 class Oracle:
@@ -54,12 +56,12 @@ class Oracle:
 class Disk:
     """A small disk of one namespace, that can be made full at once: a tmpfs takes any size that what it holds fits."""
 
-    def __init__(self, world_side: Any, folder: Path, owner: int) -> None:
-        self._inside, self.folder = world_side, folder
+    def __init__(self, inside: Namespace, folder: Path, owner: int) -> None:
+        self._inside, self.folder = inside, folder
         folder.mkdir()
         options = f"size={_DISKS_MB}m,uid={owner},gid={owner},mode=700"
-        world_side.run("mount", "-t", "tmpfs", "-o", options, "none", folder)
-        self.seen_from_outside = Path(f"/proc/{world_side.pid}/root{folder}")
+        inside.run("mount", "-t", "tmpfs", "-o", options, "none", folder)
+        self.seen_from_outside = Path(f"/proc/{inside.pid}/root{folder}")
 
     def fill(self) -> bool:
         """Leaves room for nothing more. What is written meanwhile may make it grow under our hands: then again."""
@@ -170,10 +172,11 @@ class Site:
 
     def link(self, name: str, audited: list[dict[str, Any]]) -> Link:
         """What the judge is to know of one link."""
-        stored, altered = [], 0
-        for number, as_sent in self._stored(name):
+        stored, altered, tag = [], 0, tag_for(name)
+        for frame in self._stored(name):
+            number = frames.number_of(frame)
             stored.append(number)
-            altered += not as_sent
+            altered += frame != frames.small(tag, number)
         epochs = [one for one in audited if one["interface"] == name]
         return Link(name, self.oracles[name].sent, stored, altered, epochs, self.books(name))
 
@@ -183,36 +186,24 @@ class Site:
         said = [line["message"] for line in lines if line["interface"] == link]
         return [{name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", text)} for text in said]
 
-    def _stored(self, link: str) -> list[tuple[int, bool]]:
-        """The numbers of the frames that are stored, and whether each is what was sent."""
-        tag, found = tag_for(link), []
-        for path in self.files(link):
-            for packet in read_pcapng(path):
-                if frames.tag_of(packet.data) == tag:
-                    number = frames.number_of(packet.data)
-                    found.append((number, packet.data == frames.small(tag, number)))
-        return found
-
-    def files(self, link: str) -> list[Path]:
-        """The stored files of a link, copied and opened, so that the janitor may go on."""
+    def _stored(self, link: str) -> Iterator[bytes]:
+        """The oracle's frames that are stored. Files are copied and opened, so that writer and janitor may go on."""
         folder = self.store.seen_from_outside / "store" / SENSOR_NAME / link
-        copies = Path(tempfile.mkdtemp(dir=self.folder))
-        for stem in sorted(
-            {path.name.removesuffix(".zst") for path in folder.glob("*.pcapng*") if ".part" not in path.name}
-        ):
-            plain, packed = folder / stem, folder / f"{stem}.zst"
-            try:
-                content = plain.read_bytes()
-            except FileNotFoundError:
-                with zstandard.ZstdDecompressor().stream_reader(packed.open("rb"), read_across_frames=True) as reader:
-                    content = reader.read()
-            (copies / stem).write_bytes(content)
-        return sorted(copies.iterdir())
+        with tempfile.NamedTemporaryFile(dir=self.folder) as copy:
+            for name in sorted({path.name.partition(".pcapng")[0] for path in folder.glob("*.pcapng*")}):
+                Path(copy.name).write_bytes(_content(folder / f"{name}.pcapng"))
+                found = (packet.data for packet in read_pcapng(Path(copy.name)))
+                yield from (frame for frame in found if frames.tag_of(frame) == tag_for(link))
+
+    def stores(self) -> bool:
+        """Whether there is a file of each link."""
+        folder = self.store.seen_from_outside / "store" / SENSOR_NAME
+        return all(list(folder.glob(f"{link}/*.pcapng*")) for link in LINKS)
 
     def holds(self, link: str, number: int) -> bool:
         """Whether the frame of this number is stored."""
         with suppress(CutShortError):
-            return any(found == number for found, _ in self._stored(link))
+            return any(frames.number_of(frame) == number for frame in self._stored(link))
         return False
 
     def felt(self) -> Counter[str]:
@@ -233,6 +224,15 @@ class Site:
                 "the clocks differed": len(sensor.records("the clocks differ; signing by the vSensor's")),
             }
         )
+
+
+def _content(path: Path) -> bytes:
+    """What the file held before the janitor compressed it."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        with path.with_name(f"{path.name}.zst").open("rb") as packed:
+            return zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True).read()
 
 
 def _role(pid: int) -> str:

@@ -15,7 +15,7 @@ from harness.programs import Program
 
 P = TypeVar("P", bound=Program)
 _LOOK_S = 0.03
-_LONG_S = 90  # a drain of 25 s on a machine that others use, too
+_LONG_S = 180  # a drain of 25 s on a machine that others use, too
 
 
 class Service(Generic[P]):

@@ -69,6 +69,7 @@ def test_what_a_stop_left_and_counted_is_not_complained_about() -> None:
         ({"stored": [0, 1, 2, 5, 6, 7, 8]}, "8 packets by the index, 7 stored"),
         ({"stored": [0, 1, 2, 5, 6, 7, 8]}, "3 frames are missing, and 2 are counted"),
         ({"epochs": [_epoch(3), _epoch(5, "LOST 2")]}, "epoch e: LOST 2"),
+        ({"books": [_books(4, 0, 2, spooled=1, interface_gone=1), CLOSED[1]]}, "given up: {'interface_gone': 1}"),
         ({"epochs": LEFT}, "1 epochs are open, and 0 were left so"),
     ],
 )

@@ -17,11 +17,11 @@ from scapy.layers.l2 import ARP
 from scapy.layers.sctp import SCTP
 
 from ossensor.antigena.actions import MAX_ACTIONS, Action, Side, parse_action
-from ossensor.antigena.assembler import JEQ, RET, Line, assembled
 from ossensor.antigena.filters import Program, programs
 from ossensor.antigena.guards import Guards
 from ossensor.antigena.packets import OUR_WINDOW
 from ossensor.antigena.segments import SEEN_BYTES, maybe_segment
+from ossensor.assembler import JEQ, RET, Line, assembled
 from ossensor.capture import bpf
 from ossensor.filters import Flow
 

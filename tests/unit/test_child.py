@@ -15,6 +15,8 @@ import pytest
 
 from ossensor.childlog import ChildHandler, Listener
 from ossensor.children import describe
+from ossensor.confine.cell import Cell
+from ossensor.confine.policy import Role
 from ossensor.errors import Exit
 from ossensor.logs import TextFormatter
 from ossensor.workers.child import Birth, Heartbeat, Signals, live
@@ -87,7 +89,7 @@ def life(
     said = Said()
     handler = ChildHandler(said, "child")
     ids = os.getuid(), os.getgid()
-    birth = Birth("oss-test", parent_pid or os.getpid(), *ids, handler, heartbeat, keep_fds)
+    birth = Birth("oss-test", parent_pid or os.getpid(), *ids, handler, heartbeat, keep_fds, Cell(Role.CAPTURE, None))
     process = FORK.Process(target=live, args=(birth, work), name="oss-test", daemon=True)
     process.start()
     listener = Listener()

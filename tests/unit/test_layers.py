@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("accounting", "filters", "children", "interfaces", "values", "variables", "settings", "configfile"),
         *("logs", "childlog", "spoolfile", "control", "region", "slots", "netlink", "complaints", "outages", "budget"),
+        *("assembler", "confine.syscalls", "confine.policy"),
         *(
             "transport.signing",
             "transport.window",
@@ -38,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("status.upload", "status.rates", "status.document", "status.judgement", "status.text", "status.antigena"),
         *("status.server", "status.asking", "systemd.notify", "systemd.fdstore"),
     ),
-    ("capture.*", "transport.connection", "transport.taskmetadata"),
+    ("capture.*", "confine.*", "transport.connection", "transport.taskmetadata"),
     ("transport.client", "operator.ends", "operator.client", "operator.access", "operator.board", "legacy"),
     ("workers.*",),
     ("spawn", "port"),
@@ -65,8 +66,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 # A package's own __init__ holds its docstring; whatever stands in one must be fit for every importer.
 BARE_PACKAGES = {
-    *("transport", "capture", "workers", "vsensor", "vsensor.streams"),
-    *("antigena", "ecs", "operator", "status", "systemd"),
+    *("transport", "capture", "workers", "vsensor", "vsensor.streams", "vsensor.jetstream"),
+    *("antigena", "confine", "ecs", "operator", "status", "systemd"),
 }
 
 VSENSOR_MAY_IMPORT = {
@@ -89,10 +90,10 @@ VSENSOR_MAY_IMPORT = {
         "antigena.token",
         "antigena.words",
     ),
-    *BARE_PACKAGES - {"workers", "capture", "ecs", "status", "systemd"},
+    *BARE_PACKAGES - {"workers", "capture", "confine", "ecs", "status", "systemd"},
 }
 # Where the command line enters the vSensor.
-VSENSOR_DOORS = {"vsensor.command", "vsensor.audit", "vsensor.extract"}
+VSENSOR_DOORS = {"vsensor.command", "vsensor.audit", "vsensor.extract", "vsensor.jetstream.command"}
 VSENSOR_MAY_IMPORT_LAZILY = {"settings"}
 
 

@@ -81,6 +81,7 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
         status_socket="@ossensor",
         log_format="text",
         user="65534",
+        seccomp="auto",
         capture_credential_endpoints=False,
     )
 
@@ -88,7 +89,7 @@ def test_the_defaults_are_those_of_the_documentation(given: Load, config: Path) 
 
     assert expected == loaded.settings
     assert loaded.warnings == []
-    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 32}
+    assert Counter(loaded.sources.values()) == {"environment": 3, "default": 33}
 
 
 def test_without_a_config_path_it_is_the_documented_one() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ossensor.confine.policy import Role
 from ossensor.errors import Exit
 from ossensor.spawn import Forge, Process
 from ossensor.workers.child import Heartbeat, Signals
@@ -50,10 +51,10 @@ def end(process: Process) -> int:
 
 
 def test_a_sigterm_to_a_child_just_forked_reaches_the_child_and_nobody_else(wakeup: socket.socket) -> None:
-    forge = Forge(os.geteuid(), os.getegid())
+    forge = Forge(os.geteuid(), os.getegid(), None)
     codes = []
     for _ in range(30):
-        process = forge.spawn("newborn", Heartbeat(), (), wait_for_sigterm)
+        process = forge.spawn("newborn", Role.CAPTURE, Heartbeat(), (), wait_for_sigterm)
         process.signal(signal.SIGTERM)
         codes.append(end(process))
 
@@ -64,7 +65,7 @@ def test_a_sigterm_to_a_child_just_forked_reaches_the_child_and_nobody_else(wake
 
 @pytest.mark.usefixtures("wakeup")
 def test_struck_is_who_was_killed_by_somebody_else() -> None:
-    forge = Forge(os.geteuid(), os.getegid())
+    forge = Forge(os.geteuid(), os.getegid(), None)
     ends: dict[str, Callable[[Process, int], None]] = {
         "by somebody": lambda _, pid: os.kill(pid, signal.SIGKILL),
         "by us": lambda process, _: process.give_up(),
@@ -72,7 +73,7 @@ def test_struck_is_who_was_killed_by_somebody_else() -> None:
     }
     struck = {}
     for how, bring_about in ends.items():
-        process = forge.spawn("child", Heartbeat(), (), wait_for_sigterm)
+        process = forge.spawn("child", Role.CAPTURE, Heartbeat(), (), wait_for_sigterm)
         pid = process._process.pid
         assert pid is not None
         bring_about(process, pid)
@@ -83,7 +84,7 @@ def test_struck_is_who_was_killed_by_somebody_else() -> None:
 
 @pytest.mark.usefixtures("wakeup")
 def test_the_parents_own_signals_are_let_through_again() -> None:
-    process = Forge(os.geteuid(), os.getegid()).spawn("child", Heartbeat(), (), wait_for_sigterm)
+    process = Forge(os.geteuid(), os.getegid(), None).spawn("child", Role.CAPTURE, Heartbeat(), (), wait_for_sigterm)
 
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
     process.signal(signal.SIGTERM)

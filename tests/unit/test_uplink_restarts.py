@@ -37,7 +37,7 @@ class NoForks:
 
     spawned: int = 0
 
-    def spawn(self, *_: Any) -> Killed:
+    def spawn(self, *_: Any, **__: Any) -> Killed:
         self.spawned += 1
         return Killed()
 
@@ -71,7 +71,8 @@ def lives(line: Line, count: int, settles: list[int]) -> tuple[Uplink, list[floa
 
     `settles`: how many packets leave the slots in each life, as far as it is given.
     """
-    uplink = Uplink(cast(Any, None), ssl.create_default_context(), None, lambda _: True, lambda _: {}, lambda _: None)
+    plan = cast(Any, SimpleNamespace(spool_folder=""))
+    uplink = Uplink(plan, ssl.create_default_context(), None, lambda _: True, lambda _: {}, lambda _: None)
     forge, ports = NoForks(), [cast(Port, line)]
     waits_s = []
     for life in range(count):

@@ -41,6 +41,7 @@ class Program:
         self._process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.pid = self._process.pid
         self.lines: list[str] = []
+        self.expects_violations = False  # of what its processes may do
         self._reading = threading.Event()
         self._reading.set()
         self._reader = threading.Thread(target=self._collect, daemon=True)
@@ -120,6 +121,8 @@ class Program:
         self._reader.join(timeout=5)
         print(f"--- the last lines of {self._process.args!r}\n{self.tail()}")
         assert not [line for line in self.lines if KEY in line], "the key is in the log"
+        violations = [line for line in self.lines if "system call that it may not make" in line]
+        assert bool(violations) is self.expects_violations, violations
 
 
 def _kill(pid: int) -> None:
@@ -183,7 +186,8 @@ class VSensor(Program):
         cert, key = tls
         argv: list[str | Path] = ["vsensor", "--listen", listen, "--store", store, "--tls-cert", cert, "--tls-key", key]
         super().__init__(namespace.inside(OSSENSOR, *argv, *options), environment(keys))
-        proc.eventually("the vSensor listens", lambda: namespace.listens(port) or not self.running(), timeout_s=20)
+        if not proc.happened(lambda: namespace.listens(port) or not self.running(), timeout_s=60):
+            self.close()  # whoever constructs it has nothing to end it by
         assert self.running(), self.tail()
 
     def kill_server(self) -> None:

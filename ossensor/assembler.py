@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TypeAlias
 LD_ABS, LDH_ABS, LDB_ABS, LDH_IND, LDB_IND = 0x20, 0x28, 0x30, 0x48, 0x50
 LD_MEM, LD_IMM, LDX_IMM, LDX_MSH, ST = 0x60, 0x00, 0x01, 0xB1, 0x02
 AND, RET = 0x54, 0x06
-JA, JEQ, JSET = 0x05, 0x15, 0x45
+JA, JEQ, JGE, JSET = 0x05, 0x15, 0x35, 0x45
 
 MAX_INSTRUCTIONS: Final = 4096  # BPF_MAXINSNS
 _INSTRUCTION: Final = struct.Struct("HBBI")  # struct sock_filter

@@ -1,0 +1,151 @@
+"""The connection to NATS, kept for ever: a shell around nats-py.
+
+Invariant: `ready` is true only while a connection stands to a server whose stream was looked at and is one that an
+acknowledgement can rest on (terms.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import nats
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import StreamConfig
+from nats.js.errors import NotFoundError
+
+from ossensor.errors import ConfigurationError
+from ossensor.ratelimit import Sparse
+
+from .access import Access
+from .message import STREAM
+from .terms import Terms, objections, wanted
+
+_PAUSE_S: Final = 1.0
+_CONNECT_S: Final = 5
+# The JetStream API's answers take an election, at worst: some seconds.
+_API_S: Final = 5.0
+# What nats-py raises for the world's doings.
+TROUBLE: Final = (NatsError, OSError, TimeoutError)
+
+
+class Link:
+    """One connection, for one event loop; `run` until it is cancelled. Without terms the stream is only looked for."""
+
+    def __init__(self, access: Access, terms: Terms | None, told: Callable[[str], None]) -> None:
+        self._access = access
+        self._terms = terms
+        self._told = told
+        self._sparse = Sparse()
+        self._client: Client | None = None
+        self._closed = asyncio.Event()
+        self._good = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        return self._good.is_set() and self._client is not None and self._client.is_connected
+
+    async def until_good(self) -> None:
+        """Returns when the stream was found to be good, at this connection or the one before."""
+        await self._good.wait()
+
+    @property
+    def client(self) -> Client:
+        if self._client is None:
+            raise AssertionError("not ready")
+        return self._client
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        return self.client.jetstream(timeout=_API_S)
+
+    async def run(self, connected: Callable[[], Awaitable[None]]) -> None:
+        """Connects, looks at the stream, calls `connected`; all over again when nats-py gives the connection up.
+
+        Raises ConfigurationError for a stream on which no acknowledgement can rest. A server that is not there is no
+        fault: it is waited for.
+        """
+        while True:
+            try:
+                self._closed.clear()
+                self._client = await nats.connect(
+                    **self._access.options,
+                    name="ossensor",
+                    # Without end: nats-py leads to the next server, and again to the first.
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=_PAUSE_S,
+                    connect_timeout=_CONNECT_S,
+                    # A server that is gone without a word is noticed within half a minute.
+                    ping_interval=10,
+                    max_outstanding_pings=2,
+                    no_echo=True,  # what we tell the others, we know
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_disconnect,
+                    reconnected_cb=self._on_reconnect,
+                    closed_cb=self._on_close,
+                )
+                await self._look()
+                await connected()
+                self._good.set()
+                self._told(f"connected to {self._where()}, the stream is there")
+                await self._closed.wait()
+            except TROUBLE as e:
+                self.complain(e)
+            finally:
+                self._good.clear()
+                await self._close()
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _look(self) -> None:
+        """Returns when the stream is there, made if need be, and good."""
+        while True:
+            try:
+                if (config := await self._stream()) is not None:
+                    break
+            except TROUBLE as e:  # no leader yet, or not any more
+                self.complain(e)
+            await asyncio.sleep(_PAUSE_S)
+        faults = objections(config, self.client.max_payload, self._terms) if self._terms is not None else []
+        if faults:
+            raise ConfigurationError([f"NATS at {self._where()}: {fault}" for fault in faults])
+
+    async def _stream(self) -> StreamConfig | None:
+        try:
+            return (await self.jetstream.stream_info(STREAM)).config
+        except NotFoundError as e:
+            if self._terms is None:
+                self.complain(e)
+                return None
+        # Several vSensors may do this at once: the server takes the same configuration twice for one.
+        return (await self.jetstream.add_stream(wanted(self._terms))).config
+
+    def complain(self, error: BaseException) -> None:
+        """Says it, once in ten seconds for each kind of trouble."""
+        text = str(error) or type(error).__name__
+        if (left_out := self._sparse.due(type(error).__name__, time.monotonic())) is not None:
+            self._told(text + (f" ({left_out} more since the last such line)" if left_out else ""))
+
+    def _where(self) -> str:
+        url = self.client.connected_url
+        return url.netloc if url is not None else "no server"
+
+    async def _close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None and not client.is_closed:
+            await client.close()
+
+    async def _on_error(self, error: Exception) -> None:
+        self.complain(error)
+
+    async def _on_disconnect(self) -> None:
+        self._told("the connection is gone; sensors keep their batches")
+
+    async def _on_reconnect(self) -> None:
+        self._told(f"connected again, to {self._where()}")
+
+    async def _on_close(self) -> None:
+        self._closed.set()
