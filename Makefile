@@ -3,7 +3,8 @@
 # Python 3.11, 3.12 or 3.13: Debian 12's own, unless another is named: make PYTHON=python3.13 VENV=.venv-3.13
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint chaos bench containers lock suricata nats system system-test clean bench-quick wheel audit
+.PHONY: help install run test lint chaos fuzz bench bench-quick containers lock wheel audit suricata nats system
+.PHONY: system-test clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -100,6 +101,10 @@ test: lint suricata nats  ## lint, types, and every test; in a user namespace wh
 chaos: system-test install $(VENV)/.installed-test nats  ## faults of every kind at once, half an hour; outages of a minute each; root
 	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/chaos tests/netns/test_outages.py tests/netns/test_kills.py \
 	  tests/netns/test_slow_vsensor.py tests/netns/test_handover.py tests/netns/test_scale_out.py $(PYTEST_ARGS)
+
+fuzz: install $(VENV)/.installed-test  ## 100,000 changed requests, and 200 examples of each operation; a quarter of an hour
+	@OSSENSOR_FUZZ_REQUESTS=100000 OSSENSOR_API_EXAMPLES=200 $(BIN)/pytest -s --timeout 3600 -o faulthandler_timeout=3000 \
+	  tests/unit/test_vsensor_fuzz.py tests/unit/test_vsensor_openapi.py $(PYTEST_ARGS)
 
 bench: system-test install  ## everything measured beside its peers, into docs/performance.md; an hour, root
 	$(call apt,$(SYSTEM_BENCH))

@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     # Argparse alone: what the commands need is imported when they run.
     from .ecs.command import add_arguments as add_ecs_arguments  # noqa: PLC0415
     from .operator.command import add_arguments as add_antigena_arguments  # noqa: PLC0415
+    from .operator.top import add_arguments as add_top_arguments  # noqa: PLC0415
     from .vsensor.command import add_arguments as add_vsensor_arguments  # noqa: PLC0415
     from .vsensor.extract import add_arguments as add_extract_arguments  # noqa: PLC0415
     from .vsensor.jetstream.command import add_arguments as add_consume_arguments  # noqa: PLC0415
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add_ecs_arguments(commands.add_parser("ecs", help="put the sensor into Amazon ECS task definitions"))
     add_extract_arguments(commands.add_parser("extract", help="packets of a vSensor's store, as one pcapng file"))
     add_antigena_arguments(commands.add_parser("antigena", help="order connections ended, at a vSensor"))
+    add_top_arguments(commands.add_parser("top", help="show what a vSensor's sensors are doing, again each second"))
     add_vsensor_arguments(commands.add_parser("vsensor", help="run the collector"))
     add_consume_arguments(commands.add_parser("consume", help="store what vSensors published to NATS JetStream"))
     return parser
@@ -118,6 +120,12 @@ def _antigena(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def _top(arguments: argparse.Namespace) -> int:
+    from .operator.top import run  # noqa: PLC0415  see the module
+
+    return run(arguments)
+
+
 def _vsensor(arguments: argparse.Namespace) -> int:
     from .vsensor.command import run  # noqa: PLC0415  see the module
 
@@ -141,6 +149,7 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "ecs": _ecs,
     "extract": _extract,
     "antigena": _antigena,
+    "top": _top,
     "vsensor": _vsensor,
     "consume": _consume,
 }

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -70,6 +71,29 @@ class Client:
 
     def ask(self, method: str, path: str, given: object = None) -> Answer:
         """The answer to one request. Raises UnreachableError, or ConfigurationError for an untrusted certificate."""
+        with self._asking(method, path, given) as response:
+            return _answer(response)
+
+    def follow(self, path: str) -> Iterator[Answer]:
+        """The events of a stream, one by one, for as long as it lasts; one answer when it is refused. Raises as `ask`.
+
+        A stream that says nothing for as long as a reply may take is one that is lost.
+        """
+        with self._asking("GET", path, None) as response:
+            if response.status_code != 200:
+                yield _answer(response)
+                return
+            rest = b""
+            # Whatever has come, not a full buffer: read1 (urllib3 2.2) waits for no more.
+            while len(rest) <= _MAX_REPLY_BYTES and (piece := response.raw.read1(1 << 16)):
+                *events, rest = (rest + piece).split(b"\n\n")
+                for event in events:
+                    yield Answer(200, _object(_data(event)))
+        raise self._unreachable("it ended the stream")
+
+    @contextmanager
+    def _asking(self, method: str, path: str, given: object) -> Iterator[requests.Response]:
+        """The response to a request, whose body is yet to be read. Raises as `ask`, also of what is read in here."""
         request = requests.PreparedRequest()
         request.method, request.url = method, self._base + path
         request.headers = requests.structures.CaseInsensitiveDict(
@@ -87,7 +111,7 @@ class Client:
         try:
             timeouts = (_CONNECT_TIMEOUT_S, _REPLY_TIMEOUT_S)
             with self._adapter.send(request, stream=True, timeout=timeouts) as response:
-                content = response.raw.read(_MAX_REPLY_BYTES)
+                yield response
         except requests.exceptions.SSLError as e:
             if "CERTIFICATE_VERIFY_FAILED" in str(e):
                 why = "its certificate is not trusted; the vSensor's own is --ca-file STORE/tls/cert.pem"
@@ -100,7 +124,6 @@ class Client:
             if not type(e).__module__.startswith(("urllib3", "http.client")):
                 raise
             raise self._unreachable(_cause(e)) from e
-        return Answer(response.status_code, _object(content), response.headers.get("Retry-After", ""))
 
     def _unreachable(self, why: str) -> UnreachableError:
         return UnreachableError(f"{self._base}: {why}", sent=self._connected)
@@ -124,6 +147,16 @@ def _origin(url: str, faults: list[str]) -> tuple[str, str]:
         faults.append(f"--url: {url!r} is not https://HOST[:PORT]")
         return "", ""
     return host, f"https://[{host}]:{port or 443}" if ":" in host else f"https://{host}:{port or 443}"
+
+
+def _answer(response: requests.Response) -> Answer:
+    content = response.raw.read(_MAX_REPLY_BYTES)
+    return Answer(response.status_code, _object(content), response.headers.get("Retry-After", ""))
+
+
+def _data(event: bytes) -> bytes:
+    """What a server-sent event says (WHATWG HTML, section 9.2.6), as far as ours use it."""
+    return b"\n".join(line.removeprefix(b"data:") for line in event.split(b"\n") if line.startswith(b"data:"))
 
 
 def _object(content: bytes) -> Mapping[str, Any]:

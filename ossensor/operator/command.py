@@ -8,14 +8,13 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any, Final
 
 from ossensor.antigena import words
 from ossensor.antigena.actions import MAX_DURATION_S, ActionError, id_ok, parse_action
-from ossensor.antigena.token import load_token
 from ossensor.errors import ConfigurationError, Exit
 
+from . import access
 from .ends import read_end
 
 _PATH: Final = "/v1/antigena/actions"
@@ -56,11 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for command in (clear, extend):
         command.add_argument("id", metavar="ID")
     for command in (block, quarantine, show, clear, extend):
-        command.add_argument("--url", metavar="URL", help="the vSensor: https://HOST[:PORT]")
-        command.add_argument("--token-file", metavar="FILE", help="the vSensor's operator token")
-        command.add_argument(
-            "--ca-file", metavar="FILE", help="whom its certificate is verified by, instead of the system's CAs"
-        )
+        access.add_arguments(command, whose="the vSensor's operator token")
         command.add_argument("--json", action="store_true", help="the vSensor's answer as one JSON object")
 
 
@@ -70,20 +65,11 @@ def run(args: argparse.Namespace) -> int:
 
     faults: list[str] = []
     method, path, given = _request(args, faults)
-    token = None
-    if args.token_file is None:
-        faults.append("--token-file: not given")
-    else:
-        try:
-            token = load_token(Path(args.token_file), "--token-file")
-        except ConfigurationError as e:
-            faults += e.faults
-    if args.url is None:
-        faults.append("--url: not given")
+    token = access.read_token(args, faults)
     if faults or token is None:
         return _failed(faults, Exit.CONFIGURATION)
     try:
-        with closing(Client(args.url, token, None if args.ca_file is None else Path(args.ca_file))) as client:
+        with closing(Client(args.url, token, access.ca_file(args))) as client, access.waiting(args.url):
             answer: Answer = client.ask(method, path, given)
     except ConfigurationError as e:
         return _failed(e.faults, Exit.CONFIGURATION)
@@ -91,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         doubt = f"; if it got there, the order is {given['action']['id']}" if e.sent and args.order in _NEW else ""
         return _failed([f"{e}{doubt}"], Exit.GAVE_UP)
     if answer.status not in {200, 201}:
-        return _failed(*_refusal(answer.status, answer.body, answer.retry_after, _renamed(args.order)))
+        return _failed(*access.refusal(answer.status, answer.body, answer.retry_after, _renamed(args.order)))
     try:
         lines = [json.dumps(answer.body)] if args.json else list(_shown(args.order, answer.body))
     except (ActionError, KeyError, TypeError, AttributeError):
@@ -104,26 +90,7 @@ _NEW: Final = frozenset({"block", "quarantine"})
 
 
 def _failed(faults: list[str], code: Exit) -> int:
-    for fault in faults:
-        sys.stderr.write(f"antigena: {fault}\n")
-    return code
-
-
-def _refusal(
-    status: int, body: Mapping[str, Any], retry_after: str, renamed: Callable[[str], str]
-) -> tuple[list[str], Exit]:
-    """What to say of an answer that is none of success, and the exit code."""
-    if isinstance(faults := body.get("faults"), list) and faults:
-        # 507: the store's disk. What it does not take now it may take later; all else is wrong for good.
-        return [renamed(str(fault)) for fault in faults], Exit.GAVE_UP if status >= 500 else Exit.CONFIGURATION
-    match status:
-        case 401:
-            return ["--token-file: the vSensor does not know this token"], Exit.CONFIGURATION
-        case 404:
-            return ["--url: there takes nobody orders (ossensor vsensor --operator-token-file)"], Exit.CONFIGURATION
-        case 429:
-            return [f"too many wrong tokens from this address; again in {retry_after or '?'} s"], Exit.GAVE_UP
-    return [f"the vSensor answered with status {status}"], Exit.GAVE_UP
+    return access.failed("antigena", faults, code)
 
 
 # -- what is asked ----------------------------------------------------------------------------------------------------

@@ -50,14 +50,13 @@ class Antigena:
         """Returns when what is under way is done. Book and trail are their owner's to close."""
         self._thread.shutdown()
 
-    async def exchange(self, sensor: str, content: bytes) -> Orders:
-        """Keeps the report in `content`. The orders for this sensor.
+    async def exchange(self, sensor: str, report: Report, size_bytes: int) -> Orders:
+        """Keeps the report, which was sent in so many bytes. The orders for this sensor.
 
-        Raises MalformedError for no report, sqlite3.Error when the book cannot be brought up to date.
+        Raises sqlite3.Error when the book cannot be brought up to date.
         """
-        report = Report.parse(content)
         before = self.reports.get(sensor)
-        self._keep(sensor, Reported(report, int(self._clock()), len(content)))
+        self._keep(sensor, Reported(report, int(self._clock()), size_bytes))
         if news := differences(None if before is None else before.report, report):
             await self.note("report", sensor=sensor, version=report.version, **news)
         book = await self.current()

@@ -13,13 +13,12 @@ import heapq
 import json
 import sqlite3
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from ossensor.errors import ConfigurationError, Exit
 from ossensor.transport.protocol import Account
@@ -27,9 +26,8 @@ from ossensor.transport.protocol import Account
 from .judgement import Batch, Finding, RemovedRun, contradictions, judge
 from .layout import PACKED, PART, Layout
 from .ledger import Entry, Ledger, Removal, removed_now
+from .progress import Progress
 from .stored import DamagedError, GoneError, Stored
-
-_PROGRESS_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,20 +81,24 @@ def _stream(found: _Found) -> tuple[str, str, str]:
     return found.batch.sensor, found.batch.interface, found.batch.epoch
 
 
-def audit(layouts: Sequence[Layout], *, deep: bool = False) -> Iterator[Audited]:
-    """Every stream of the stores.
+def audit(layouts: Sequence[Layout], progress: Progress, *, deep: bool = False) -> Iterator[Audited]:
+    """Every stream of the stores; `progress` is told of each batch, and of what is read of it.
 
     Raises ConfigurationError, with all of them, for stores without an index, or with one that cannot be read.
     """
     with ExitStack() as stack:
         ledgers = [(stack.enter_context(ledger), Stored(layout.root)) for layout, ledger in _opened(layouts)]
-        every = heapq.merge(*(_of(ledger, stored) for ledger, stored in ledgers), key=lambda found: found.place)
+        every = heapq.merge(
+            *(_of(ledger, stored, progress) for ledger, stored in ledgers), key=lambda found: found.place
+        )
         for stream, found in groupby(every, key=_stream):
-            yield _audit_stream(stream, list(found), deep=deep)
+            yield _audit_stream(stream, list(found), progress, deep=deep)
 
 
-def _of(ledger: Ledger, stored: Stored) -> Iterator[_Found]:
-    return (_Found(stored, batch) for batch in ledger.batches())
+def _of(ledger: Ledger, stored: Stored, progress: Progress) -> Iterator[_Found]:
+    for batch in ledger.batches():
+        progress.batch()
+        yield _Found(stored, batch)
 
 
 def _opened(layouts: Sequence[Layout]) -> list[tuple[Layout, Ledger]]:
@@ -115,7 +117,7 @@ def _opened(layouts: Sequence[Layout]) -> list[tuple[Layout, Ledger]]:
     return opened
 
 
-def _audit_stream(stream: tuple[str, str, str], all_found: list[_Found], *, deep: bool) -> Audited:
+def _audit_stream(stream: tuple[str, str, str], all_found: list[_Found], progress: Progress, *, deep: bool) -> Audited:
     finding = judge(found.judged for found in all_found)
     finding.repeats = sum(found.batch.repeats for found in all_found)
     there = [(f.stored, f.batch) for f in all_found if isinstance(f.batch, Entry) and not f.batch.is_removed]
@@ -138,14 +140,15 @@ def _audit_stream(stream: tuple[str, str, str], all_found: list[_Found], *, deep
                 readable.add((stored, file))
     if deep:
         finding.faults += (
-            f for stored, entry in there if (stored, entry.file) in readable for f in _deep(stored, entry)
+            f for stored, entry in there if (stored, entry.file) in readable for f in _deep(stored, entry, progress)
         )
     first_ns = min(found.batch.first_received_ns for found in all_found)
     last_ns = max(found.batch.last_received_ns for found in all_found)
     return Audited(*stream, first_ns, last_ns, finding)
 
 
-def _deep(stored: Stored, entry: Entry) -> list[str]:
+def _deep(stored: Stored, entry: Entry, progress: Progress) -> list[str]:
+    progress.read(entry.length)
     try:
         return contradictions(_batch(entry), stored.read(entry.file, entry.offset, entry.length))
     except GoneError:
@@ -167,14 +170,10 @@ def strays(layout: Layout) -> list[Path]:
 def run(stores: Sequence[str], *, as_json: bool, deep: bool = False) -> int:
     """0: all that is closed balances and nothing is missing; 1: something is; 78: there is no such store."""
     layouts = [Layout(Path(store)) for store in stores]
-    found = []
-    told_s = time.monotonic()
+    progress = Progress(sys.stderr)
     try:
-        for audited in audit(layouts, deep=deep):
-            found.append(audited)
-            if sys.stderr.isatty() and time.monotonic() - told_s > _PROGRESS_S:
-                told_s = time.monotonic()
-                sys.stderr.write(f"\r{len(found)} streams \r")
+        found = list(audit(layouts, progress, deep=deep))
+        progress.end()
         strangers = [path for layout in layouts for path in strays(layout)]
     except sqlite3.Error as e:
         sys.stderr.write(f"ossensor: {', '.join(stores)}: {e}\n")

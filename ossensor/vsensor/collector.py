@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
@@ -21,10 +21,10 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from ossensor.transport.introduction import Introduction
-from ossensor.transport.orders import Orders
+from ossensor.transport.orders import Orders, Report
 from ossensor.transport.protocol import (
     FIELD_CERTIFICATE,
     FIELD_OUTCOME,
@@ -52,12 +52,15 @@ from .antigena import Antigena
 from .body import PAUSE_S, Body, GoneError
 from .budget import Budget, Loan
 from .introductions import Introductions
-from .operator import OperatorDoor
+from .live import Live
 from .order import Order
 from .store import Append
 
 # 256 MiB: eight streams with their whole window of 4 MiB sections in flight, or some hundreds with the usual 1 MiB.
 BUDGET_BYTES: Final = 256 << 20
+
+# As long as a sensor's own back-off (30 s) at most, so that one that goes on trying keeps us out of the balancer.
+_UNWELL_S: Final = 30.0
 
 _REGISTRATION: Final = "/v1/sensors/{sensor}/registration"
 _INTRODUCTION: Final = "/v1/sensors/{sensor}/introduction"
@@ -78,7 +81,6 @@ class Besides(NamedTuple):
     welcome: Welcome = Welcome()
     introductions: Introductions | None = None
     antigena: Antigena | None = None  # None: nothing is ever ordered
-    operator: OperatorDoor | None = None  # None: it does not exist, and its paths are not found
 
 
 _LIMITS: Final = Limits()
@@ -89,9 +91,14 @@ class _BusyError(Exception):
     """The budget has no room for this body now."""
 
 
-def _bare(_request: Request, error: Exception) -> Response:
+def _bare(request: Request, error: Exception) -> Response:
     """The reply to what is not ours: no body, no signature, and the connection ends with its unread body."""
-    return web.closing(error.status_code if isinstance(error, HTTPException) else 400)
+    reply = web.closing(error.status_code if isinstance(error, HTTPException) else 400)
+    if reply.status_code == 405:
+        # RFC 9110 section 15.5.6. Starlette names the methods of one route, and several have the same path.
+        routes = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+        reply.headers["Allow"] = ", ".join(sorted({method for route in routes for method in route.methods}))
+    return reply
 
 
 class _Matter(NamedTuple):
@@ -109,6 +116,7 @@ class Keeps(Protocol):
 
     def append(self, append: Append, /) -> Future[Outcome] | asyncio.Future[Outcome]: ...
     def repeat(self, batch: BatchId, /) -> Future[Outcome] | asyncio.Future[Outcome]: ...
+    def failed_within(self, seconds: float, /) -> bool: ...
 
 
 class Knows(Protocol):
@@ -136,11 +144,12 @@ class Collector:
         self._clock = clock
         self._certificate_sha256 = certificate_sha256
         self._body_pause_s = limits.body_pause_s
-        self._welcome, self._introductions, self._antigena, operator = besides
+        self._welcome, self._introductions, self._antigena = besides
         self._section_bytes = besides.welcome.limits.batch_bytes or MAX_SECTION_BYTES
         self._gate = verify.Gate(clock())
         self._order = Order(index.next, index.has)
         self.budget = Budget(limits.budget_bytes)
+        self.live = Live(clock)
         self.tally: Counter[str] = Counter()  # batches by outcome, and whatever was "unauthentic" or "gone"
         self.controls: Counter[str] = Counter()  # the other requests by outcome; nothing was to be stored by them
         self.app = Starlette(
@@ -149,7 +158,7 @@ class Collector:
                 Route(_REGISTRATION, self.post_registration, methods=["POST"]),
                 Route(_INTRODUCTION, self.post_introduction, methods=["POST"]),
                 Route(_ANTIGENA, self.post_antigena, methods=["POST"]),
-                *(operator.routes if operator is not None else ()),
+                Route("/healthz", self.get_health, methods=["GET"]),
             ],
             exception_handlers={HTTPException: _bare},
         )
@@ -158,6 +167,10 @@ class Collector:
     def heard(self, batch: BatchId) -> None:
         """Another vSensor put this batch where ours go, too."""
         self._order.heard(batch)
+
+    def add_routes(self, routes: Iterable[Route]) -> None:
+        """What is served beside the sensors' paths, before anything is."""
+        self.app.router.routes.extend(routes)
 
     async def put_batch(self, request: Request) -> Response:
         """One batch: authentic, fresh, whole, well formed, in its turn, stored."""
@@ -174,6 +187,17 @@ class Collector:
     async def post_antigena(self, request: Request) -> Response:
         """A sensor says what became of the orders, and is told which there are; see transport/orders.py."""
         return await self._take(request, self._order_about, MAX_REPORT_BYTES)
+
+    async def get_health(self, _request: Request) -> Response:
+        """For a load balancer: 200, or 503 while the disk takes nothing. It tells strangers nothing else.
+
+        No failure is remembered for long: where nobody sends because of it, nothing would show that the disk is well.
+        """
+        return Response(status_code=200 if self.is_well else 503, headers={"Cache-Control": "no-store"})
+
+    @property
+    def is_well(self) -> bool:
+        return not self._store.failed_within(_UNWELL_S)
 
     async def _take(
         self, request: Request, answer: Callable[[verify.Head, Body], Awaitable[Response]], most_bytes: int
@@ -209,6 +233,7 @@ class Collector:
     async def _introduce(self, head: verify.Head, body: Body) -> Response:
         async def keep(sensor: str, content: bytes) -> bytes:
             introduction = Introduction.parse(content)
+            self.live.introduced(sensor, introduction)
             if self._introductions is not None:
                 self._introductions.take(sensor, introduction)
             if self._antigena is not None:
@@ -219,7 +244,11 @@ class Collector:
 
     async def _order_about(self, head: verify.Head, body: Body) -> Response:
         async def exchange(sensor: str, content: bytes) -> bytes:
-            return (Orders() if self._antigena is None else await self._antigena.exchange(sensor, content)).body
+            report = Report.parse(content)
+            self.live.reported(sensor, report)
+            if self._antigena is None:
+                return Orders().body
+            return (await self._antigena.exchange(sensor, report, len(content))).body
 
         return await self._control(head, body, _Matter(TAG_ORDER, TAG_ORDER_REPLY, exchange))
 
@@ -283,11 +312,15 @@ class Collector:
 
             def store(floor: int) -> asyncio.Future[Outcome]:
                 packed = sent if upload.compressed else None
-                append = Append(upload.batch, floor, upload.packets, data, upload.books, span, packed)
+                append = Append(upload.batch, floor, upload.packets, data, upload.books.text, span, packed)
                 return asyncio.wrap_future(self._store.append(append))
 
             outcome = await self._order.place(upload.batch, upload.floor, store)
+            if outcome is Outcome.STORED:
+                # At once: between a batch and its successor nothing else runs that would turn the two round.
+                self.live.stored(upload.batch, upload.packets, len(data), upload.books, span)
             if outcome is Outcome.PRESENT:
+                self.live.repeated(upload.batch)
                 outcome = await asyncio.wrap_future(self._store.repeat(upload.batch))
             return outcome
 

@@ -46,7 +46,7 @@ class _Service(NamedTuple):
     """What is served, and to whom."""
 
     keys: Mapping[str, Key]
-    token: Token | None
+    tokens: tuple[Token | None, Token | None]  # the operator's, and the one that may only look
     welcome: Welcome
     keeping: Keeping
     stream: _Stream | None
@@ -84,7 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--operator-token-file",
         metavar="FILE",
-        help="the token that `ossensor antigena` shows; without one, nothing can be ordered",
+        help="the token that `ossensor antigena` shows; without one, nothing can be ordered, and nothing looked at",
+    )
+    parser.add_argument(
+        "--viewer-token-file",
+        metavar="FILE",
+        help="another one, which may only look: for `ossensor top`, Prometheus (/metrics) and the like",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of sentences")
     streams.add_arguments(parser)
@@ -143,7 +148,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         keys = load_vsensor_keys(environ)
     except ConfigurationError as e:
         faults += e.faults
-    token = _token(args.operator_token_file, keys, faults)
+    tokens = _tokens(args, keys, faults)
     # 2. The folder: the certificate and the lock lie in it.
     layout = Layout(Path(args.store).absolute())
     lock = storage.lock(layout, faults)
@@ -152,7 +157,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
             lock.close()
         raise ConfigurationError(faults)
     with lock:
-        service = _Service({key.id: key for key in map(Key, keys)}, token, welcome, keeping, stream)
+        service = _Service({key.id: key for key in map(Key, keys)}, tokens, welcome, keeping, stream)
         return _listen(args, layout, address, service, make_streams)
 
 
@@ -199,7 +204,8 @@ def _keep(
             settings = Settings(
                 *(service.keys, layout.root, pair, not args.no_fsync, service.keeping),
                 welcome=service.welcome,
-                operator_token=service.token,
+                operator_token=service.tokens[0],
+                viewer_token=service.tokens[1],
             )
             return run(settings, listener, report, announcer)
         except ConfigurationError as e:
@@ -258,17 +264,28 @@ def _scale_out(args: argparse.Namespace, faults: list[str]) -> _Stream | None:
     return _Stream(reached, replicas)
 
 
-def _token(path: str | None, keys: list[bytes], faults: list[str]) -> Token | None:
+def _tokens(args: argparse.Namespace, keys: list[bytes], faults: list[str]) -> tuple[Token | None, Token | None]:
+    """The operator's, and the one that may only look; each is a secret of its own."""
+    operator = _token("--operator-token-file", args.operator_token_file, keys, faults)
+    viewer = _token("--viewer-token-file", args.viewer_token_file, keys, faults)
+    if args.viewer_token_file is not None and args.operator_token_file is None:
+        faults.append("--viewer-token-file: it takes --operator-token-file, too")
+    if operator is not None and viewer is not None and hmac.compare_digest(operator.secret, viewer.secret):
+        faults.append("--viewer-token-file: this is the operator's token, it has to be another secret")
+    return operator, viewer
+
+
+def _token(option: str, path: str | None, keys: list[bytes], faults: list[str]) -> Token | None:
     if path is None:
         return None
     try:
-        token = load_token(Path(path), "--operator-token-file")
+        token = load_token(Path(path), option)
     except ConfigurationError as e:
         faults += e.faults
         return None
     if any(hmac.compare_digest(token.secret, key) for key in keys):
         # Every sensor has that one, and with it whoever took it from a sensor.
-        faults.append(f"--operator-token-file: {path}: this is an HMAC key, the token has to be another secret")
+        faults.append(f"{option}: {path}: this is an HMAC key, the token has to be another secret")
         return None
     return token
 

@@ -27,12 +27,15 @@ from .antigena import Antigena
 from .bookfile import BookFile
 from .certificate import Certificate, context
 from .collector import Besides, Collector
+from .entrance import Entrance
+from .events import Events
 from .housekeeping import Housekeeping
 from .index import Index
 from .introductions import Introductions
 from .keeper import GRACE_S
 from .layout import Layout
-from .operator import OperatorDoor, Teller
+from .lookout import Lookout
+from .operator import OperatorDoor
 from .report import Report
 from .retention import Keeping
 from .store import Store, die, nobody_listens
@@ -60,7 +63,8 @@ class Settings:
     durable: bool
     keeping: Keeping
     welcome: Welcome = _NO_WELCOME  # what every sensor is asked for
-    operator_token: Token | None = None  # None: nothing can be ordered
+    operator_token: Token | None = None  # None: nothing can be ordered, and nothing looked at
+    viewer_token: Token | None = None  # looks, and orders nothing
 
 
 class Server(uvicorn.Server):
@@ -70,10 +74,22 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None]:
         yield
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.at_shutdown: Callable[[], None] = lambda: None  # ends replies that would last for ever
+
     def stop(self) -> None:
         self.should_exit = True
 
+    def cut_off(self, peer: tuple[str, int]) -> None:
+        """Ends this peer's connection at once: one that is closed waits until all that was written is taken."""
+        connections: set[Any] = set(self.server_state.connections)
+        for connection in connections:
+            if connection.client == peer:
+                connection.transport.abort()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.at_shutdown()
         hanging_up = asyncio.create_task(self._hang_up())
         try:
             await super().shutdown(sockets)
@@ -124,6 +140,13 @@ def make_server(collector: Collector, certificate: Certificate, connections_max:
     return Server(config)
 
 
+def open_lookout(entrance: Entrance, collector: Collector, server: Server) -> Lookout:
+    """What shows the live state; its streams end when the server does."""
+    events = Events(collector.live.snapshot, server.cut_off)
+    server.at_shutdown = events.close
+    return Lookout(entrance, collector, events)
+
+
 def run(settings: Settings, listener: socket.socket, report: Report, announcer: Announcer | None = None) -> int:
     """The exit code of a serving process that was asked to stop: 0, everything in hand answered and durable.
 
@@ -160,15 +183,16 @@ def run(settings: Settings, listener: socket.socket, report: Report, announcer: 
             if announcer is not None:
                 announcer.begin(index.packets())
             introductions = Introductions(layout.root, report.introduced)
-            operator = None
-            if settings.operator_token is not None:
-                teller = Teller(report.operated, report.operator_refused)
-                operator = OperatorDoor(settings.operator_token, antigena, trail, clock, teller)
-            besides = Besides(settings.welcome, introductions, antigena, operator)
+            besides = Besides(settings.welcome, introductions, antigena)
             sha256 = settings.certificate.sha256
             collector = Collector(settings.keys, store, index, clock, sha256, besides=besides)
             connections_max = descriptors.connections(descriptors.raise_limit())
             server = make_server(collector, settings.certificate, connections_max)
+            if settings.operator_token is not None:
+                tokens = (settings.operator_token, settings.viewer_token)
+                entrance = Entrance(*tokens, clock, antigena.note, report.operator_refused)
+                collector.add_routes(OperatorDoor(entrance, antigena, trail, clock, report.operated).routes)
+                collector.add_routes(open_lookout(entrance, collector, server).routes)
             with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
                 house = Housekeeping(store, layout.root, report, compress=keeping.compress)
                 runner.run(_serve(server, listener, tick, house))

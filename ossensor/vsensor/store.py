@@ -119,6 +119,7 @@ class Store:
         self._queue: queue.SimpleQueue[Append | Repeat | Turn | None] = queue.SimpleQueue()
         self._doubtful: list[Tail] = []
         self._failing = False
+        self._failed_s = -math.inf
         self._lock = threading.Lock()
         self._totals: dict[tuple[str, str], Total] = {}  # under the lock; written by the writer only
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
@@ -151,6 +152,10 @@ class Store:
     def totals(self) -> dict[tuple[str, str], Total]:
         with self._lock:
             return dict(self._totals)
+
+    def failed_within(self, seconds: float) -> bool:
+        """Whether the disk did not take something, that recently, and has taken nothing since."""
+        return self._failing and time.monotonic() - self._failed_s < seconds
 
     def _run(self) -> None:
         try:
@@ -321,6 +326,7 @@ class Store:
         self._complain(error)
 
     def _complain(self, error: OSError | sqlite3.Error) -> None:
+        self._failed_s = time.monotonic()
         if not self._failing:  # once for each outage, not once for each retry of each sensor
             self._failing = True
             _log.error("store: cannot write: %s", error)

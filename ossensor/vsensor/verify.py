@@ -83,7 +83,7 @@ class Upload:
     batch: BatchId
     floor: int
     packets: int
-    books: str
+    books: Account
     compressed: bool
     content_bytes: int
     content_digest: str
@@ -165,7 +165,7 @@ def _meaning(head: Head, authentic: Authentic) -> Upload:
         batch=batch,
         floor=parse_number(headers.get(FIELD_FLOOR, "")),
         packets=parse_number(headers.get(FIELD_PACKETS, "")),
-        books=Account.parse(headers.get(FIELD_BOOKS, "")).text,
+        books=Account.parse(headers.get(FIELD_BOOKS, "")),
         compressed=encoding is not None,
         content_bytes=authentic.content_bytes,
         content_digest=authentic.verified.content_digest,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from ossensor import cli, pcapng
 from ossensor.transport.protocol import Account, BatchId, MalformedError, Stream
+from ossensor.vsensor import progress
 from ossensor.vsensor.index import Index, Row
 from ossensor.vsensor.judgement import Batch, Finding, Hole, RemovedRun, contradictions, judge
 from ossensor.vsensor.layout import Layout
@@ -328,3 +330,19 @@ def test_a_file_that_somebody_took_away_is_missing(tmp_path: Path, capsys: pytes
 
     assert code == 1
     assert "    f.pcapng is not there, and had batches up to 20" in capsys.readouterr().out.splitlines()
+
+
+def test_what_takes_long_says_on_a_terminal_how_far_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(tmp_path, batch(0, 0, 10), batch(1, 10, 5, received=15, final=1))
+    monkeypatch.setattr(progress, "PERIOD_S", -1.0)
+
+    cli.main(["audit", str(tmp_path), "--deep"])
+    assert "\r" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    cli.main(["audit", str(tmp_path), "--deep"])
+
+    told = [line.removesuffix("\x1b[K") for line in capsys.readouterr().err.split("\r")]
+    looked = ["1 batches looked at", "2 batches looked at"]
+    assert told == ["", *looked, *["2 batches looked at, 0 MB read"] * 2, ""]

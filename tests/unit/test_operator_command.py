@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from test_vsensor_kit import NOW_S, Running
 from ossensor.antigena.token import Token
 from ossensor.cli import main
 from ossensor.errors import Exit
+from ossensor.operator import access
+from ossensor.operator.client import Client
 from ossensor.transport.orders import Report
 from ossensor.vsensor.attempts import BURST
 
@@ -250,7 +253,7 @@ def test_another_token_is_78_and_too_many_wrong_ones_are_75(server: Running, she
     shell.token.write_bytes(b"another-token-of-forty-characters-000000")
     said = [shell.type("list") for _ in range(BURST + 1)]
 
-    assert said[:-1] == [(78, [], ["antigena: --token-file: the vSensor does not know this token"])] * BURST
+    assert said[:-1] == [(78, [], ["antigena: --token-file: the vSensor does not take this token"])] * BURST
     assert said[-1] == (75, [], ["antigena: too many wrong tokens from this address; again in 6 s"])
     assert len(server.told) == BURST
 
@@ -261,7 +264,7 @@ def test_a_vsensor_without_a_door_says_so(tmp_path: Path, capsys: pytest.Capture
 
     assert (code, errors) == (
         78,
-        ["antigena: --url: there takes nobody orders (ossensor vsensor --operator-token-file)"],
+        ["antigena: --url: no operator is let in there (ossensor vsensor --operator-token-file)"],
     )
 
 
@@ -305,3 +308,26 @@ def test_the_environment_changes_nothing(shell: Shell, monkeypatch: pytest.Monke
         monkeypatch.setenv(name, "/nosuch")
 
     assert shell.type("list") == (0, ["no orders"], [])
+
+
+def test_on_a_terminal_it_says_for_whom_it_waits_and_wipes_that_away(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, ask, say = threading.Event(), Client.ask, access._write_over
+
+    def said(text: str) -> None:
+        say(text)
+        shown.set()
+
+    def asked(*words: Any) -> Any:
+        assert not sys.stderr.isatty() or shown.wait(timeout=20)
+        return ask(*words)
+
+    monkeypatch.setattr(access, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(access, "_write_over", said)
+    monkeypatch.setattr(Client, "ask", asked)
+    assert shell.type("list")[2] == []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    main(["antigena", "list", "--url", shell.url, "--token-file", str(shell.token), *shell.ca])
+
+    assert capsys.readouterr().err == f"\rwaiting for {shell.url}\x1b[K\r\x1b[K"

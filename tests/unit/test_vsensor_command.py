@@ -260,14 +260,35 @@ def test_it_listens_on_ipv6(tmp_path: Path) -> None:
         (KEY.secret.hex().encode(), 0o600, "this is an HMAC key, the token has to be another secret"),
     ],
 )
+@pytest.mark.parametrize("option", ["--operator-token-file", "--viewer-token-file"])
 def test_a_token_that_is_none_or_the_key_itself_is_a_fault(
-    tmp_path: Path, content: bytes, mode: int, fault: str
+    tmp_path: Path, content: bytes, mode: int, fault: str, option: str
 ) -> None:
-    path = tmp_path / "token"
-    path.write_bytes(content)
+    good, path = token_file(tmp_path, "good", b"g" * 40), token_file(tmp_path, "token", content)
     path.chmod(mode)
-    arguments = ("--listen", "127.0.0.1:0", "--store", str(tmp_path / "store"), "--operator-token-file", str(path))
-    code, (line,) = faults_of(*arguments, key_hex=KEY.secret.hex().encode().hex())
+    tokens = {"--operator-token-file": str(good), option: str(path)}
+    words = [word for pair in tokens.items() for word in pair]
+    code, (line,) = faults_of(
+        *("--listen", "127.0.0.1:0", "--store", str(tmp_path / "store"), *words),
+        key_hex=KEY.secret.hex().encode().hex(),
+    )
 
-    assert (code, line.startswith(f"vsensor: --operator-token-file: {path}: {fault}")) == (Exit.CONFIGURATION, True)
+    assert (code, line.startswith(f"vsensor: {option}: {path}: {fault}")) == (Exit.CONFIGURATION, True)
     assert content.decode() not in line
+
+
+def token_file(tmp_path: Path, name: str, content: bytes) -> Path:
+    path = tmp_path / name
+    path.touch(0o600)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_token_that_may_only_look_is_another_one_and_takes_an_operators(tmp_path: Path) -> None:
+    token = str(token_file(tmp_path, "token", b"t" * 40))
+    base = ("--listen", "127.0.0.1:0", "--store", str(tmp_path / "store"), "--viewer-token-file", token)
+
+    assert faults_of(*base, "--operator-token-file", token)[1] == [
+        "vsensor: --viewer-token-file: this is the operator's token, it has to be another secret"
+    ]
+    assert faults_of(*base)[1] == ["vsensor: --viewer-token-file: it takes --operator-token-file, too"]

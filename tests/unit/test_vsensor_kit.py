@@ -46,9 +46,12 @@ from ossensor.vsensor import certificate
 from ossensor.vsensor.antigena import Antigena
 from ossensor.vsensor.bookfile import BookFile
 from ossensor.vsensor.collector import Besides, Collector
+from ossensor.vsensor.entrance import Entrance
+from ossensor.vsensor.events import Events
 from ossensor.vsensor.index import Index
 from ossensor.vsensor.layout import Layout
-from ossensor.vsensor.operator import OperatorDoor, Teller
+from ossensor.vsensor.lookout import Lookout
+from ossensor.vsensor.operator import OperatorDoor
 from ossensor.vsensor.server import make_server
 from ossensor.vsensor.store import Store
 from ossensor.vsensor.trail import Trail
@@ -293,18 +296,25 @@ class Running:
         self.trail = Trail(self.layout.trail, self.clock)
         self.antigena = Antigena(self.book_file, self.trail, self.clock)
         self.told: list[tuple[Any, ...]] = []
-        operator = None
-        if (token := options.pop("operator_token", None)) is not None:
-            teller = Teller(lambda *said: self.told.append(said), lambda *said: self.told.append(said))
-            operator = OperatorDoor(token, self.antigena, self.trail, self.clock, teller)
-        talk = (options.pop("welcome", Welcome()), options.pop("introductions", None), self.antigena, operator)
-        besides = Besides(*talk)
+        operator_token, viewer_token = options.pop("operator_token", None), options.pop("viewer_token", None)
+        events_options = options.pop("events", {})
+        besides = Besides(options.pop("welcome", Welcome()), options.pop("introductions", None), self.antigena)
         self.collector = Collector(
             *({KEY.id: KEY}, self.store, self.index, self.clock, self.pair.sha256), besides=besides, **options
         )
         if clock is None:  # a server that started an hour ago
             self.clock.now_s = NOW_S
         self.server = make_server(self.collector, self.pair)
+        if operator_token is not None:
+
+            def tell(*said: Any) -> None:
+                self.told.append(said)
+
+            entrance = Entrance(operator_token, viewer_token, self.clock, self.antigena.note, tell)
+            self.collector.add_routes(OperatorDoor(entrance, self.antigena, self.trail, self.clock, tell).routes)
+            self.events = Events(self.collector.live.snapshot, self.server.cut_off, **events_options)
+            self.server.at_shutdown = self.events.close
+            self.collector.add_routes(Lookout(entrance, self.collector, self.events).routes)
         # Not create_server: asyncio turns Nagle off only where the socket says TCP, and a reply with a body took 40 ms.
         self.listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self.listener.bind(("127.0.0.1", 0))

@@ -18,7 +18,8 @@ from ossensor.antigena.actions import MAX_ACTIONS, MAX_DURATION_S, parse_action
 from ossensor.antigena.token import Token
 from ossensor.transport.orders import Orders, Report
 from ossensor.vsensor import attempts
-from ossensor.vsensor.operator import MAX_REQUEST_BYTES, PATH
+from ossensor.vsensor.entrance import MAX_REQUEST_BYTES
+from ossensor.vsensor.operator import PATH
 from ossensor.vsensor.orderbook import EVERYBODY, Book, Entry
 
 TOKEN = Token(b"operator-token-of-forty-characters-00000")

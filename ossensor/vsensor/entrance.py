@@ -1,0 +1,130 @@
+"""Who is let in to what is the operator's: two tokens, one that orders, and one that may only look.
+
+Invariant: nothing of a request is read before its token was good, but its head. Whoever has none is told nothing but
+that, and the same whatever was wrong with it.
+
+Two tokens, because a monitoring system has to hold one for ever: what is taken from there must not end connections.
+At paths that order, the one that may only look is as wrong as any other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ossensor.antigena.token import Token
+from ossensor.ratelimit import Bucket
+from ossensor.transport.protocol import CONTROL_TYPE
+
+from . import verify, web
+from .attempts import Attempts
+from .body import Body, GoneError
+from .trail import Who
+
+MAX_REQUEST_BYTES: Final = 16 << 10  # an order is some hundred bytes, and 4 KiB with the longest reason
+_SHOWN_CHARACTERS: Final = 256  # of a path, in the trail: ours have less than half
+_LENGTHS: Final = frozenset({"content-length", "transfer-encoding"})
+# Lines about wrong tokens, of all peers together: there are more addresses than disk.
+_REFUSALS_PER_S: Final = 1.0
+_REFUSALS_BURST: Final = 100
+
+
+class Entrance:
+    """For one event loop. `note` writes a line to the trail, `refused` is told of a peer and how many were left out."""
+
+    def __init__(
+        self,
+        operator: Token,
+        viewer: Token | None,
+        clock: Callable[[], float],
+        note: Callable[..., Awaitable[None]],
+        refused: Callable[[str, int], None],
+    ) -> None:
+        self._operator = operator
+        self._viewer = viewer
+        self._clock = clock
+        self._note = note
+        self._refused = refused
+        self._attempts = Attempts()
+        self._refusals = Bucket(_REFUSALS_PER_S, _REFUSALS_BURST)
+        self._omitted = 0
+
+    async def take(
+        self, request: Request, act: Callable[[Who, bytes], Awaitable[Response]], *, to_look: bool = False
+    ) -> Response:
+        """The reply: to strangers nothing but that, to others what came of `act`, given who it is and the body.
+
+        `to_look`: nothing is changed by it, so the token that may only look is good for it.
+        """
+        head = web.head(request)
+        length = verify.content_bytes(head)
+        if length is None and (head.method == "POST" or any(name in _LENGTHS for name, _ in head.fields)):
+            return web.closing(411)
+        length = length or 0
+        if length > MAX_REQUEST_BYTES:
+            return web.closing(413)
+        body = Body(request.receive, length)
+        try:
+            reply = await self._answer(request, head, body, act, to_look=to_look)
+            await body.discard()  # or the reply is lost, see Collector._take
+        except GoneError:
+            return web.closing(408)
+        return reply
+
+    async def _answer(
+        self,
+        request: Request,
+        head: verify.Head,
+        body: Body,
+        act: Callable[[Who, bytes], Awaitable[Response]],
+        *,
+        to_look: bool,
+    ) -> Response:
+        """Raises GoneError when the body does not come."""
+        peer = request.client.host if request.client is not None else ""
+        who = await self._admitted(head, peer, to_look=to_look)
+        if isinstance(who, Response):
+            return who
+        if head.method == "POST" and ("content-type", CONTROL_TYPE) not in head.fields:
+            return answer(415, {"faults": [f"Content-Type: {CONTROL_TYPE} only"]})
+        content, _ = await body.read()
+        return await act(who, bytes(content))
+
+    async def _admitted(self, head: verify.Head, peer: str, *, to_look: bool) -> Who | Response:
+        """Who it is; or what a request without the token gets."""
+        now_s = self._clock()
+        wait_s = self._attempts.wait_s(peer, now_s)
+        if wait_s > 0:
+            self._omitted += 1
+            return Response(status_code=429, headers={"Retry-After": str(math.ceil(wait_s))})
+        shown = [value.encode("latin-1") for name, value in head.fields if name == "authorization"]
+        for token in (self._operator, self._viewer if to_look else None):
+            if token is not None and len(shown) == 1 and token.opens(shown[0]):
+                return Who(token.id, peer)
+        self._attempts.failed(peer, now_s)
+        if self._refusals.take(now_s):
+            left_out, self._omitted = self._omitted, 0
+            await self._note("unauthorised", peer=peer, request=described(head), left_out=left_out)
+            self._refused(peer, left_out)
+        else:
+            self._omitted += 1
+        return Response(status_code=401, headers={"WWW-Authenticate": "Bearer"})
+
+
+def described(head: verify.Head) -> str:
+    """A request in a line of the trail."""
+    return f"{head.method} {head.path}"[:_SHOWN_CHARACTERS]
+
+
+def answer(status: int, content: object) -> Response:
+    """A reply in JSON, which no cache keeps."""
+    return Response(
+        json.dumps(content).encode() + b"\n",
+        status_code=status,
+        headers={"Content-Type": CONTROL_TYPE, "Cache-Control": "no-store"},
+    )
