@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -60,7 +59,6 @@ class Sink:
         self._heads: OrderedDict[Stream, _Head] = OrderedDict()
         self._flying: dict[Stream, _Flying] = {}
         self._totals: dict[tuple[str, str], Total] = {}
-        self._failed_s: float | None = None  # when nothing was taken, if nothing was since
         self.heard: Callable[[BatchId], None] = lambda _: None
 
     def next(self, stream: Stream) -> int:
@@ -70,12 +68,12 @@ class Sink:
         """Left to `repeat`, which may ask."""
         return True
 
-    def failed_within(self, seconds: float) -> bool:
-        """Whether the stream did not take something, that recently, and has taken nothing since."""
-        return self._failed_s is not None and time.monotonic() - self._failed_s < seconds
-
     def totals(self) -> dict[tuple[str, str], Total]:
         return dict(self._totals)
+
+    def failed_within(self, _seconds: float) -> bool:
+        """Whether there is no connection to publish on. It is made again by itself, so nothing need be remembered."""
+        return not self._link.ready
 
     def append(self, append: Append) -> asyncio.Future[Outcome]:
         """STORED, PRESENT, OUT_OF_ORDER, BUSY or STORE_FAILED, later; in the order of the calls, for each stream."""
@@ -110,10 +108,7 @@ class Sink:
         data = bytes(append.section if append.packed is None else append.packed)
         answer = await self._publish(append.batch, message.headers(append), data)
         outcome = _outcome(answer)
-        if outcome is Outcome.STORE_FAILED:
-            self._failed_s = time.monotonic()
         if outcome.acknowledged:
-            self._failed_s = None
             self._advance(append.batch, append.floor)
             await self._tell(append.batch)
         if outcome is Outcome.STORED:
