@@ -3,8 +3,8 @@
 # Python 3.11, 3.12 or 3.13: Debian 12's own, unless another is named: make PYTHON=python3.13 VENV=.venv-3.13
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint chaos fuzz bench bench-quick containers lock wheel audit suricata nats system
-.PHONY: system-test clean
+.PHONY: help install run test lint page chaos fuzz bench bench-quick containers lock wheel audit suricata nats system
+.PHONY: system-page system-test clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,6 +35,14 @@ system:
 
 system-test: system
 	$(call apt,$(SYSTEM_TEST))
+
+# From Debian; without recommended packages some twenty seconds. The fonts are for who looks at its screenshots.
+SYSTEM_PAGE := chromium fonts-dejavu-core
+system-page: system-test
+	$(call apt,$(SYSTEM_PAGE))
+
+page: system-page install $(VENV)/.installed-test  ## the tests that look at the vSensor's page with Chromium; a minute
+	@$(BIN)/pytest -s tests/page $(PYTEST_ARGS)
 
 # Suricata is not in Debian 12 but in its backports. Unpacked below build/, not installed: no root, no service that starts.
 SURICATA := $(CURDIR)/build/suricata
@@ -92,7 +100,7 @@ lint: system-test install $(VENV)/.installed-test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-test: lint suricata nats  ## lint, types, and every test; in a user namespace where there is no root
+test: lint suricata nats system-page  ## lint, types, and every test; in a user namespace where there is no root
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest $(PYTEST_ARGS); \
 	elif unshare -rnm true 2>/dev/null; then \
 	  unshare -rnm sh -c 'ip link set lo up && exec $(BIN)/pytest $(PYTEST_ARGS)'; \

@@ -175,7 +175,8 @@ def _listen(
     listener = addresses.listen("--listen", address)
     with listener:
         report = Report(_write, layout.root, as_json=args.json)
-        report.listening(addresses.text(listener), pair.certificate, pair.sha256)
+        page = service.tokens[0] is not None
+        report.listening(addresses.text(listener), pair.certificate, pair.sha256, page=page)
         return _keep(layout, pair, service, listener, report, args, outputs)
 
 

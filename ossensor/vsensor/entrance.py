@@ -1,10 +1,15 @@
 """Who is let in to what is the operator's: two tokens, one that orders, and one that may only look.
 
-Invariant: nothing of a request is read before its token was good, but its head. Whoever has none is told nothing but
-that, and the same whatever was wrong with it.
+Invariant: nothing of a request is read before its token, or the session that it opened, was good, but its head; login,
+whose body is the token, reads no more than that. Whoever has none is told nothing but that, and the same whatever was
+wrong with it.
 
 Two tokens, because a monitoring system has to hold one for ever: what is taken from there must not end connections.
 At paths that order, the one that may only look is as wrong as any other.
+
+A browser shows its token once, and its session from then on (sessions.py). A session is let in even from an address
+that is barred for wrong tokens: else whoever shares the address could lock the operator out, and 256 bits are not found
+by trying.
 """
 
 from __future__ import annotations
@@ -24,11 +29,13 @@ from ossensor.transport.protocol import CONTROL_TYPE
 from . import verify, web
 from .attempts import Attempts
 from .body import Body, GoneError
+from .sessions import COOKIE, CSRF_FIELD, Session, Sessions
 from .trail import Who
 
 MAX_REQUEST_BYTES: Final = 16 << 10  # an order is some hundred bytes, and 4 KiB with the longest reason
 _SHOWN_CHARACTERS: Final = 256  # of a path, in the trail: ours have less than half
 _LENGTHS: Final = frozenset({"content-length", "transfer-encoding"})
+_READING: Final = frozenset({"GET", "HEAD"})  # what changes nothing (RFC 9110 section 9.2.1)
 # Lines about wrong tokens, of all peers together: there are more addresses than disk.
 _REFUSALS_PER_S: Final = 1.0
 _REFUSALS_BURST: Final = 100
@@ -53,6 +60,7 @@ class Entrance:
         self._attempts = Attempts()
         self._refusals = Bucket(_REFUSALS_PER_S, _REFUSALS_BURST)
         self._omitted = 0
+        self.sessions = Sessions()
 
     async def take(
         self, request: Request, act: Callable[[Who, bytes], Awaitable[Response]], *, to_look: bool = False
@@ -97,14 +105,48 @@ class Entrance:
 
     async def _admitted(self, head: verify.Head, peer: str, *, to_look: bool) -> Who | Response:
         """Who it is; or what a request without the token gets."""
+        shown = values(head, "authorization")
+        if not shown and any(COOKIE in cookie for cookie in values(head, "cookie")):
+            return self._by_session(head, peer, to_look=to_look)
+        if (refusal := self.barred(peer)) is not None:
+            return refusal
+        return await self.by_token(head, peer, shown, to_look=to_look)
+
+    def session(self, head: verify.Head) -> Session | None:
+        """The session that a request shows, as long as it is good."""
+        return self.sessions.find(values(head, "cookie"), self._clock(), active=head.method not in _READING)
+
+    def stays(self, request: Request) -> Callable[[], bool]:
+        """What tells whether who was let in with this request still would be: a reply may take for ever."""
+        head = web.head(request)
+        return (lambda: True) if values(head, "authorization") else (lambda: self.session(head) is not None)
+
+    def may_order(self, who: Who) -> bool:
+        return who.token == self._operator.id
+
+    def _by_session(self, head: verify.Head, peer: str, *, to_look: bool) -> Who | Response:
+        session = self.session(head)
+        if session is None:  # it has ended: nobody tries tokens
+            return Response(status_code=401)
+        if head.method not in _READING and not session.meant(values(head, CSRF_FIELD)):
+            return answer(403, {"faults": [f"{CSRF_FIELD}: not this session's"]})
+        if not (to_look or session.may_order):
+            return answer(403, {"faults": ["this session may only look"]})
+        return Who(session.token, peer)
+
+    def barred(self, peer: str) -> Response | None:
+        """What a peer gets that has shown too many wrong tokens, whatever it shows now; None for another."""
+        wait_s = self._attempts.wait_s(peer, self._clock())
+        if wait_s <= 0:
+            return None
+        self._omitted += 1
+        return Response(status_code=429, headers={"Retry-After": str(math.ceil(wait_s))})
+
+    async def by_token(self, head: verify.Head, peer: str, shown: list[str], *, to_look: bool) -> Who | Response:
+        """Who shows these values of `Authorization`, from an address that is not barred."""
         now_s = self._clock()
-        wait_s = self._attempts.wait_s(peer, now_s)
-        if wait_s > 0:
-            self._omitted += 1
-            return Response(status_code=429, headers={"Retry-After": str(math.ceil(wait_s))})
-        shown = [value.encode("latin-1") for name, value in head.fields if name == "authorization"]
         for token in (self._operator, self._viewer if to_look else None):
-            if token is not None and len(shown) == 1 and token.opens(shown[0]):
+            if token is not None and len(shown) == 1 and token.opens(shown[0].encode("latin-1")):
                 return Who(token.id, peer)
         self._attempts.failed(peer, now_s)
         if self._refusals.take(now_s):
@@ -114,6 +156,11 @@ class Entrance:
         else:
             self._omitted += 1
         return Response(status_code=401, headers={"WWW-Authenticate": "Bearer"})
+
+
+def values(head: verify.Head, field: str) -> list[str]:
+    """All values of a field, in their order."""
+    return [value for name, value in head.fields if name == field]
 
 
 def described(head: verify.Head) -> str:

@@ -48,17 +48,17 @@ class Events:
         self.readers = 0
         self.dropped = 0  # readers that were cut off
 
-    def response(self) -> Response:
-        """The answer to somebody who may read: the events, or 503 when there are enough readers."""
-        return _Stream(self)
+    def response(self, stays: Callable[[], bool]) -> Response:
+        """The answer to somebody who may read: the events while `stays`, or 503 when there are enough readers."""
+        return _Stream(self, stays)
 
     def close(self) -> None:
         """Every stream ends with its present event."""
         self._is_over = True
         self._turn()
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Returns when the reader has gone, was cut off, or all is over."""
+    async def serve(self, scope: Scope, receive: Receive, send: Send, stays: Callable[[], bool]) -> None:
+        """Returns when the reader has gone, was cut off, may not read any more, or all is over."""
         if scope["method"] == "HEAD":  # only the fields are wanted, and nobody will read on
             await Response(headers={"Content-Type": TYPE, "Cache-Control": "no-store"})(scope, receive, send)
             return
@@ -70,7 +70,7 @@ class Events:
             self._task = asyncio.create_task(self._run())
         gone, was_slow = asyncio.create_task(_gone(receive)), False
         try:
-            await self._feed(send, gone)
+            await self._feed(send, gone, stays)
         except TimeoutError:
             was_slow = True
             self._cut_off(scope["client"])
@@ -83,7 +83,7 @@ class Events:
                 self._task.cancel()
                 self._task = None
 
-    async def _feed(self, send: Send, gone: asyncio.Task[None]) -> None:
+    async def _feed(self, send: Send, gone: asyncio.Task[None], stays: Callable[[], bool]) -> None:
         """Raises TimeoutError when the reader does not read."""
 
         async def say(message: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ class Events:
 
         await say({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
         event = self._event()
-        while not (gone.done() or self._is_over):
+        while not (gone.done() or self._is_over) and stays():
             await say({"type": "http.response.body", "body": event, "more_body": True})
             news = asyncio.create_task(self._news.wait())
             await asyncio.wait({news, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -118,12 +118,13 @@ class Events:
 class _Stream(Response):
     """Starlette's own streaming response waits for a slow reader for ever."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, stays: Callable[[], bool]) -> None:
         super().__init__()
         self._events = events
+        self._stays = stays
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._events.serve(scope, receive, send)
+        await self._events.serve(scope, receive, send, self._stays)
 
 
 async def _gone(receive: Receive) -> None:

@@ -50,7 +50,7 @@ class Lookout:
 
     async def events(self, request: Request) -> Response:
         async def stream() -> Response:
-            return self._events.response()
+            return self._events.response(self._entrance.stays(request))
 
         return await self._show(request, stream)
 

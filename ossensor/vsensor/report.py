@@ -31,15 +31,18 @@ class Report:
     def _say(self, sentence: str, event: str, **members: Any) -> None:
         self._write(json.dumps({"event": event, **members}) if self._as_json else sentence)
 
-    def listening(self, address: str, certificate: Path, sha256: str) -> None:
+    def listening(self, address: str, certificate: Path, sha256: str, *, page: bool) -> None:
+        """`page`: whether there is one; it takes an operator's token."""
+        where = f"page at https://{address}/" if page else "no page (it takes --operator-token-file)"
         self._say(
             f"vsensor: listening on https://{address}, storing in {self._store},"
-            f" certificate {certificate} (SHA-256 {sha256})",
+            f" certificate {certificate} (SHA-256 {sha256}), {where}",
             "listening",
             address=address,
             store=str(self._store),
             certificate=str(certificate),
             sha256=sha256,
+            page=f"https://{address}/" if page else None,
         )
 
     def serving(self, pid: int) -> None:

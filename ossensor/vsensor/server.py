@@ -36,6 +36,7 @@ from .keeper import GRACE_S
 from .layout import Layout
 from .lookout import Lookout
 from .operator import OperatorDoor
+from .pagedoor import PageDoor
 from .report import Report
 from .retention import Keeping
 from .store import Store, die, nobody_listens
@@ -193,6 +194,7 @@ def run(settings: Settings, listener: socket.socket, report: Report, announcer: 
                 entrance = Entrance(*tokens, clock, antigena.note, report.operator_refused)
                 collector.add_routes(OperatorDoor(entrance, antigena, trail, clock, report.operated).routes)
                 collector.add_routes(open_lookout(entrance, collector, server).routes)
+                collector.add_routes(PageDoor(entrance, clock, antigena.note).routes)
             with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
                 house = Housekeeping(store, layout.root, report, compress=keeping.compress)
                 runner.run(_serve(server, listener, tick, house))

@@ -52,6 +52,7 @@ from ossensor.vsensor.index import Index
 from ossensor.vsensor.layout import Layout
 from ossensor.vsensor.lookout import Lookout
 from ossensor.vsensor.operator import OperatorDoor
+from ossensor.vsensor.pagedoor import PageDoor
 from ossensor.vsensor.server import make_server
 from ossensor.vsensor.store import Store
 from ossensor.vsensor.trail import Trail
@@ -315,6 +316,8 @@ class Running:
             self.events = Events(self.collector.live.snapshot, self.server.cut_off, **events_options)
             self.server.at_shutdown = self.events.close
             self.collector.add_routes(Lookout(entrance, self.collector, self.events).routes)
+            self.page_routes = PageDoor(entrance, self.clock, self.antigena.note).routes
+            self.collector.add_routes(self.page_routes)
         # Not create_server: asyncio turns Nagle off only where the socket says TCP, and a reply with a body took 40 ms.
         self.listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self.listener.bind(("127.0.0.1", 0))

@@ -283,6 +283,7 @@ def test_it_says_where_it_listens_what_it_is_known_by_and_what_came_in(tmp_path:
     )
 
     assert listening["store"] == str(tmp_path)
+    assert listening["page"] is None  # it takes an operator's token
     assert listening["sha256"] == openssl.stdout.partition("=")[2].strip().replace(":", "").lower()
     (file,) = tmp_path.rglob("*.pcapng")
     assert received == {

@@ -1,0 +1,115 @@
+// The page: logged out or live. Snapshots come each second as server-sent events; orders are fetched, since a sensor
+// says what became of them every few seconds only.
+
+import { announce, byId, say } from "./dom.js";
+import { Orders } from "./orders.js";
+import { Sensors } from "./sensors.js";
+import { logIn, logOut, renew, session } from "./server.js";
+
+const ORDERS_EVERY_MS = 2000;
+const AGAIN_MS = 3000;
+const ACTIVE_EVERY_MS = 60_000;
+
+const sensors = new Sensors();
+const orders = new Orders(sensors, () => end("The session has ended; log in again."));
+let source = null;
+let timer = 0;
+let active_ms = 0;
+
+function link(state, words) {
+  const before = byId("link").dataset.state;
+  byId("link").dataset.state = state;
+  say(byId("link"), words);
+  if (before !== state && (state === "lost" || before === "lost")) announce(words);
+}
+
+function listen() {
+  source?.close();
+  source = new EventSource("/v1/events");
+  source.addEventListener("snapshot", (event) => {
+    const snapshot = JSON.parse(event.data);
+    link("live", "● live");
+    sensors.update(snapshot);
+  });
+  source.onerror = () => {
+    link("lost", "○ not connected; trying again");
+    // The browser tries again by itself after a connection that broke, and not after a status that was no 200.
+    if (source.readyState === EventSource.CLOSED) setTimeout(again, AGAIN_MS);
+  };
+}
+
+async function again() {
+  if (!source) return;
+  try {
+    if (await session()) listen();
+    else end("The session has ended; log in again.");
+  } catch {
+    setTimeout(again, AGAIN_MS);
+  }
+}
+
+function begin(opened) {
+  orders.mayOrder = opened.may_order;
+  byId("login").hidden = true;
+  byId("live").hidden = byId("logout").hidden = false;
+  link("live", "");
+  listen();
+  orders.refresh();
+  clearInterval(timer);
+  timer = setInterval(() => document.hidden || orders.refresh(), ORDERS_EVERY_MS);
+}
+
+function end(why = "") {
+  source?.close();
+  source = null;
+  clearInterval(timer);
+  byId("live").hidden = byId("logout").hidden = true;
+  byId("login").hidden = false;
+  link("off", "");
+  sensors.clear();
+  orders.clear();
+  say(byId("login-fault"), why);
+  byId("token").focus();
+}
+
+byId("login-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const token = byId("token").value.trim();
+  say(byId("login-fault"), "");
+  try {
+    const opened = await logIn(token);
+    byId("token").value = "";
+    begin(opened);
+    byId("main").focus();
+  } catch (e) {
+    say(byId("login-fault"), e.status === 401 ? "This is not the operator's token." : e.message);
+    byId("token").select();
+  }
+});
+
+byId("logout").addEventListener("click", async () => {
+  try {
+    await logOut();
+    end();
+  } catch (e) {
+    if (e.status === 401) end();
+    else say(byId("orders-fault"), `Not logged out: ${e.message}`);
+  }
+});
+
+// Looking on does not keep a session; what a person does at the page does.
+for (const kind of ["keydown", "pointerdown"]) {
+  addEventListener(kind, () => {
+    if (!source || performance.now() - active_ms < ACTIVE_EVERY_MS) return;
+    active_ms = performance.now();
+    renew().catch(() => {}); // if it has ended, the next fetch finds that
+  });
+}
+
+try {
+  const opened = await session();
+  if (opened) begin(opened);
+  else end();
+} catch (e) {
+  end(e.message);
+}
