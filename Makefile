@@ -3,8 +3,8 @@
 # Python 3.11, 3.12 or 3.13: Debian 12's own, unless another is named: make PYTHON=python3.13 VENV=.venv-3.13
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint page chaos fuzz bench containers lock suricata nats system system-page system-test clean \
-  bench-quick wheel audit
+.PHONY: help install run test lint page chaos fuzz bench bench-quick containers lock wheel audit suricata nats system
+.PHONY: system-page system-test clean
 
 VENV := .venv
 BIN := $(VENV)/bin

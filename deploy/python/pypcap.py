@@ -1,8 +1,8 @@
 """A wheel of pypcap for this Python, 3.12 and later: pypcap.py WHEEL_FOLDER. For 3.11 it makes none, and needs none.
 
 pypcap's sdist brings C that Cython 0.29 made, which CPython 3.12 and later refuse to compile (ob_digit and
-_PyLong_AsByteArray went), and its setup.py compiles that C and nothing else, so no option of pip can help. The C is made
-anew here from the pcap.pyx beside it, by Cython 3.0.12 or later: 3.0.12 is the first whose output 3.13 compiles.
+_PyLong_AsByteArray went), and its setup.py compiles that C and nothing else, so no option of pip can help. The C is
+made anew here from the pcap.pyx beside it, by Cython 3.0.12 or later: 3.0.12 is the first whose output 3.13 compiles.
 --3str: strings are strings, as 0.29 had it under Python 3; Cython 3's default makes names of devices bytes.
 """
 

@@ -42,7 +42,9 @@ def _reads(role: Role) -> list[str]:
     """
     if role is Role.CAPTURE:
         return []
-    code = [path for path in (sys.base_prefix, sys.prefix, *sys.path) if path.startswith("/")]
+    # Our own is not below sys.path where it is installed for development.
+    ours = str(Path(__file__).parents[1])
+    code = [path for path in (ours, sys.base_prefix, sys.prefix, *sys.path) if path.startswith("/")]
     places = ["/etc", str(Path("/etc/resolv.conf").resolve().parent)]
     if role is Role.ENFORCE:
         return [*code, *places]

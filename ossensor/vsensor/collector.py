@@ -164,13 +164,13 @@ class Collector:
         )
         self.app.router.redirect_slashes = False
 
-    def add_routes(self, routes: Iterable[Route]) -> None:
-        """What is served beside the sensors' paths, before anything is."""
-        self.app.router.routes.extend(routes)
-
     def heard(self, batch: BatchId) -> None:
         """Another vSensor put this batch where ours go, too."""
         self._order.heard(batch)
+
+    def add_routes(self, routes: Iterable[Route]) -> None:
+        """What is served beside the sensors' paths, before anything is."""
+        self.app.router.routes.extend(routes)
 
     async def put_batch(self, request: Request) -> Response:
         """One batch: authentic, fresh, whole, well formed, in its turn, stored."""

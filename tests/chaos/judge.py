@@ -44,6 +44,7 @@ def wrong_with(link: Link) -> list[str]:
     # What a stop could not deliver, the vSensor never hears of: it is in the sensor's last line alone.
     unfinished = [one for one in link.epochs if one["verdict"] == "open"]
     may_be = sum(one["received"] > one["kernel_drops"] + one["delivered"] + one.get("spooled", 0) for one in link.books)
+    lost, left = sum(one["lost"] for one in link.epochs), sum(one.get("shutdown", 0) for one in link.books)
     refused = {name: count for one in link.books for name, count in one.items() if name not in _ALLOWED and count}
     faults = [
         (twice, f"{twice} frames are stored twice"),
@@ -52,6 +53,7 @@ def wrong_with(link: Link) -> list[str]:
         (received != link.sent, f"{link.sent} frames were sent, and the books say {received}"),
         (packets != len(link.stored), f"{packets} packets by the index, {len(link.stored)} stored"),
         (missing != sum(counted), f"{missing} frames are missing, and {sum(counted)} are counted"),
+        (lost > left, f"{lost} packets are in sequences that never came, and stops left {left}"),
         (refused, f"given up: {refused}"),
         (len(unfinished) > may_be, f"{len(unfinished)} epochs are open, and {may_be} were left so"),
         *((_is_wrong(one), f"epoch {one['epoch']}: {one['verdict']} {one['finding']}") for one in link.epochs),
@@ -64,7 +66,7 @@ def _packets(epochs: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _is_wrong(epoch: Mapping[str, Any]) -> bool:
-    return epoch["verdict"] not in {"balanced", "open"}
+    return bool(epoch["finding"]["faults"])
 
 
 def vacuous(planned: Counter[str], struck: Counter[str], felt: Mapping[str, int]) -> list[str]:

@@ -34,8 +34,8 @@ def test_each_fault_is_in_the_lane_of_its_kind() -> None:
     assert all(KINDS[fault.kind].lane == lane for lane, faults in lanes(plan).items() for fault in faults)
 
 
-def _epoch(packets: int, verdict: str = "balanced") -> dict[str, Any]:
-    return {"epoch": "e", "verdict": verdict, "finding": {"packets": packets}}
+def _epoch(packets: int, verdict: str = "balanced", *, lost: int = 0, faults: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"epoch": "e", "verdict": verdict, "lost": lost, "finding": {"packets": packets, "faults": faults}}
 
 
 def _books(received: int, kernel_drops: int, delivered: int, **more: int) -> dict[str, int]:
@@ -55,7 +55,10 @@ def test_what_balances_is_not_complained_about() -> None:
 def test_what_a_stop_left_and_counted_is_not_complained_about() -> None:
     shorter = replace(GOOD, stored=GOOD.stored[1:], epochs=[_epoch(2, "open"), _epoch(5)])
 
-    assert wrong_with(replace(shorter, books=[_books(4, 1, 2, shutdown=1), CLOSED[1]])) == []
+    told = replace(shorter, epochs=[_epoch(2, "LOST 1", lost=1), _epoch(5)])
+    left = [_books(4, 1, 2, shutdown=1), CLOSED[1]]
+
+    assert [wrong_with(replace(one, books=left)) for one in (shorter, told)] == [[], []]
     assert wrong_with(shorter) == ["cap0: 3 frames are missing, and 2 are counted", *UNFINISHED]
 
 
@@ -68,7 +71,8 @@ def test_what_a_stop_left_and_counted_is_not_complained_about() -> None:
         ({"sent": 11}, "11 frames were sent, and the books say 10"),
         ({"stored": [0, 1, 2, 5, 6, 7, 8]}, "8 packets by the index, 7 stored"),
         ({"stored": [0, 1, 2, 5, 6, 7, 8]}, "3 frames are missing, and 2 are counted"),
-        ({"epochs": [_epoch(3), _epoch(5, "LOST 2")]}, "epoch e: LOST 2"),
+        ({"epochs": [_epoch(3), _epoch(5, "LOST 2", lost=2)]}, "2 packets are in sequences that never came, and stops"),
+        ({"epochs": [_epoch(3), _epoch(5, "NOT BALANCED", faults=("6 explained",))]}, "epoch e: NOT BALANCED"),
         ({"books": [_books(4, 0, 2, spooled=1, interface_gone=1), CLOSED[1]]}, "given up: {'interface_gone': 1}"),
         ({"epochs": LEFT}, "1 epochs are open, and 0 were left so"),
     ],

@@ -299,3 +299,12 @@ def test_a_kernel_without_landlock_leaves_the_filter(heartbeat: Heartbeat, monke
 
     assert confined(heartbeat, Role.UPLOAD, Path("/proc/self/stat").read_bytes) == 0
     assert confined(heartbeat, Role.UPLOAD, call("ptrace")) == -signal.SIGSYS
+
+
+@here
+@with_landlock
+@pytest.mark.parametrize("role", [Role.UPLOAD, Role.ENFORCE])
+def test_a_module_that_is_loaded_when_it_is_first_wanted_is_there(heartbeat: Heartbeat, role: Role) -> None:
+    module = Path(privileges.__file__).with_name("metrics.py")
+
+    assert confined(heartbeat, role, module.read_bytes) == 0
