@@ -104,8 +104,9 @@ class Enforcer:
         if self.mode == "observe":
             tally.withheld += 2
             return []
-        outgoing = self._sent(action, segment, answers(segment), tally.sent, now_s)
-        if len(outgoing) == 2:
+        packets = answers(segment, self._watch.ahead(segment))
+        outgoing = self._sent(action, segment, packets, tally.sent, now_s)
+        if len(outgoing) == len(packets):
             self._watch.answered(segment)
         return outgoing
 

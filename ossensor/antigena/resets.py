@@ -16,7 +16,7 @@ datagram; to the receiver, whose datagrams we may not have seen, one as it would
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from . import packets
 from .actions import Address
@@ -40,26 +40,41 @@ def answerable(segment: Segment) -> bool:
     return all(_one_host(end.address) for end in (segment.source, segment.destination))
 
 
-def answers(segment: Segment) -> tuple[Answer, Answer]:
-    """The packet to the sender, and that to the receiver, of an answerable segment."""
+class Ahead(NamedTuple):
+    """Beyond a segment: so many steps more, of so many bytes in what each end expects."""
+
+    steps: int = 0
+    to_source: int = 1
+    to_destination: int = 1
+
+
+_AT_THE_SEGMENT: Final = Ahead()
+
+
+def answers(segment: Segment, ahead: Ahead = _AT_THE_SEGMENT) -> list[Answer]:
+    """Packets to the sender and the receiver of an answerable segment: one each, and one more for each step ahead."""
     source, destination = segment.source, segment.destination
     if segment.protocol == "udp":
         back = packets.udp(destination, source)
-        return (
+        return [
             Answer("source", packets.port_unreachable(destination.address, source.address, segment.ip), 0),
             Answer("destination", packets.port_unreachable(source.address, destination.address, back), 0),
-        )
+        ]
     if segment.flags & ACK:
-        to_source = packets.tcp(destination, source, segment.acknowledgment, 0, RST)
-        # With the ACK, because a receiver that is still in SYN-SENT (the segment is its SYN's answer) wants one.
-        to_destination = packets.tcp(source, destination, segment.after, segment.acknowledgment, RST | ACK)
-        return (
-            Answer("source", to_source, segment.acknowledgment),
-            Answer("destination", to_destination, segment.after),
-        )
+        found = []
+        for step in range(ahead.steps + 1):
+            at_source = segment.acknowledgment + step * ahead.to_source & 0xFFFFFFFF
+            at_destination = segment.after + step * ahead.to_destination & 0xFFFFFFFF
+            # With the ACK, because a receiver that is still in SYN-SENT (the segment is its SYN's answer) wants one.
+            to_destination = packets.tcp(source, destination, at_destination, segment.acknowledgment, RST | ACK)
+            found += [
+                Answer("source", packets.tcp(destination, source, at_source, 0, RST), at_source),
+                Answer("destination", to_destination, at_destination),
+            ]
+        return found
     to_source = packets.tcp(destination, source, 0, segment.after, RST | ACK)
     to_destination = packets.tcp(source, destination, segment.after, 0, RST)
-    return Answer("source", to_source, 0), Answer("destination", to_destination, segment.after)
+    return [Answer("source", to_source, 0), Answer("destination", to_destination, segment.after)]
 
 
 def questions(segment: Segment) -> tuple[Answer, Answer]:

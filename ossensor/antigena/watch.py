@@ -20,17 +20,23 @@ connection that goes on after that is matched, answered and counted again as ano
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, TypeAlias
 
 from .actions import End
 from .packets import OUR_WINDOW
+from .resets import Ahead
 from .segments import ACK, FIN, RST, SYN, Segment
 
 # Beyond a delayed acknowledgment and the first repetition over a path with a round trip of a second.
 QUIET_S: Final = 3.0
 # Connections under watch at once; the one that was silent longest is given up for another, unconfirmed. 8 MiB.
 MAX_WATCHED: Final = 8192
+
+# Answered so often, a connection should be over.
+_PATIENT: Final = 4
+# Sixteen steps are a millisecond of two programs on one host that answer each other without a pause.
+_MOST_AHEAD: Final = 16
 
 _Key: TypeAlias = tuple[str, frozenset[End]]
 
@@ -41,7 +47,8 @@ class _Connection:
     last_s: float
     last: Segment  # without its bytes
     opening: int | None  # the sequence number of its SYN, when that was seen
-    answered: bool = False
+    answers: int = 0  # segments that both ends were sent an answer for
+    lengths: dict[End, int] = field(default_factory=dict)  # of what each end sent last that took sequence space
     asked: bool = False
     reset_by: frozenset[End] = frozenset()
     finished: frozenset[End] = frozenset()
@@ -88,6 +95,8 @@ class Watch:
         connection.reset_by -= {segment.source}  # it speaks still: the reset was forged, or out of its turn
         if segment.flags & FIN:
             connection.finished |= {segment.source}
+        if segment.length:
+            connection.lengths[segment.source] = segment.length
         if len(self._connections) > self._most:
             verdicts.append(_verdict(self._connections.popitem(last=False)[1], cut_short=True))
         return new, verdicts
@@ -100,7 +109,18 @@ class Watch:
 
     def answered(self, segment: Segment) -> None:
         """Both ends were sent their packet."""
-        self._connections[_key(segment)].answered = True
+        self._connections[_key(segment)].answers += 1
+
+    def ahead(self, segment: Segment) -> Ahead:
+        """How many steps beyond this segment its ends may be by now, and how long each takes them to be.
+
+        None at first: one exact reset is enough for nearly all. A connection that outlives some of them is one that has
+        gone on before each arrives, and then more and more steps are covered.
+        """
+        connection = self._connections[_key(segment)]
+        steps = min(_MOST_AHEAD, 1 << connection.answers - _PATIENT) if connection.answers >= _PATIENT else 0
+        to_source, to_destination = (connection.lengths.get(end, 1) for end in (segment.destination, segment.source))
+        return Ahead(steps, to_source, to_destination)
 
     def judged(self, now_s: float) -> Judged:
         """Those that have been silent long enough. To be called every second or so."""
@@ -110,7 +130,7 @@ class Watch:
             if now_s - connection.last_s < QUIET_S:
                 break
             verdict = _verdict(connection)
-            if connection.answered and not verdict.closed and not connection.asked and connection.last.flags & ACK:
+            if connection.answers and not verdict.closed and not connection.asked and connection.last.flags & ACK:
                 connection.asked, connection.last_s = True, now_s
                 self._connections.move_to_end(key)
                 judged.to_ask.append((connection.action_id, connection.last))
@@ -128,4 +148,4 @@ def _verdict(connection: _Connection, *, cut_short: bool = False) -> Verdict:
     """`cut_short`: there was no silence to prove anything."""
     owing = connection.last.protocol == "tcp" and connection.last.length != 0
     seen = bool(connection.reset_by) or len(connection.finished) > 1 or (owing and not cut_short)
-    return Verdict(connection.action_id, closed=connection.answered and seen)
+    return Verdict(connection.action_id, closed=bool(connection.answers) and seen)

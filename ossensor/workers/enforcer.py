@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from ossensor.antigena import filters
 from ossensor.antigena.actions import MAX_ACTIONS, MAX_ID_CHARACTERS, Action, ActionError, Network, parse_action
+from ossensor.antigena.backlog import newest
 from ossensor.antigena.enforcer import Enforcer as Core
 from ossensor.antigena.enforcer import Mode, Outgoing, Tally
 from ossensor.antigena.guards import Guards, name_servers
@@ -43,8 +44,8 @@ log = logging.getLogger(__name__)
 # How old what is said to the vSensor may be, and how late the end of an order.
 _LOOK_S: Final = 0.5
 _STATS_EVERY_S: Final = 10.0
-# Packets of one socket before the others get their turn.
-_AT_A_TIME: Final = 64
+# Packets of one socket before the others get their turn: all that one has room for, so that the newest are among them.
+_AT_A_TIME: Final = 4096
 # Of a filter's program, most first: what a socket may hold is net.core.optmem_max, 20 KiB on many hosts.
 _LENGTHS: Final = (4096, 1024)
 _TROUBLE_CHARACTERS: Final = 512  # what a report takes
@@ -193,10 +194,14 @@ class Enforcer:
 
     def _answer(self) -> None:
         for watch, ids in self._watched:
-            for seen in watch.read(_AT_A_TIME):
-                if self._interfaces is not None and seen.interface in self._interfaces:
-                    for packet in self._core.process(seen.packet, self._vsensor_now_s(), ids):
-                        self._send(packet, seen.interface)
+            waiting = [
+                seen
+                for seen in watch.read(_AT_A_TIME)
+                if self._interfaces is not None and seen.interface in self._interfaces
+            ]
+            for place in newest([seen.packet for seen in waiting]):
+                for packet in self._core.process(waiting[place].packet, self._vsensor_now_s(), ids):
+                    self._send(packet, waiting[place].interface)
 
     def _send(self, outgoing: Outgoing, interface: str = "") -> None:
         """By the host's routes, to the peer as to the application in this very network namespace.

@@ -16,7 +16,7 @@ from scapy.utils import checksum as scapy_checksum
 from ossensor.antigena import packets
 from ossensor.antigena.actions import End
 from ossensor.antigena.checksums import checksum, folded
-from ossensor.antigena.resets import answerable, answers, questions
+from ossensor.antigena.resets import Ahead, answerable, answers, questions
 from ossensor.antigena.segments import Segment, maybe_segment
 
 HOSTS = {4: ("10.0.0.1", "192.0.2.7"), 6: ("fd00::1", "2001:db8::7")}
@@ -173,3 +173,19 @@ def test_single_hosts_are_answered() -> None:
     assert all(answerable(seen(version, transport)) for version in (4, 6) for transport in (UDP(), TCP(flags="S")))
     assert answerable(seen(4, UDP(), "127.0.0.1", "127.0.0.1"))
     assert answerable(seen(6, UDP(), "::1", "::1"))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_ahead_of_a_segment_each_end_gets_one_reset_for_each_step(version: int) -> None:
+    found = tcp(version, flags="PA", seq=2**32 - 2, ack=100)
+    sent = answers(found, Ahead(steps=2, to_source=10, to_destination=3))
+
+    after = found.after
+    assert [(one.to, one.sequence) for one in sent] == [
+        ("source", 100),
+        ("destination", after),
+        ("source", 110),
+        ("destination", (after + 3) % 2**32),
+        ("source", 120),
+        ("destination", (after + 6) % 2**32),
+    ]

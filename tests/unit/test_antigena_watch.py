@@ -189,3 +189,16 @@ def test_the_oldest_handshakes_are_forgotten() -> None:
 
     found = [openers.maybe_opener(talk.segment()) for talk in talks]
     assert found == [talks[0].segment().destination, talks[1].segment().source, talks[2].segment().source]
+
+
+def test_a_connection_that_outlives_four_answers_is_answered_ahead_by_what_its_ends_sent_last() -> None:
+    watch = Watch()
+    steps = []
+    for _ in range(10):
+        answered(watch, TALK.back, "PA", 1, payload=3)
+        answered(watch, TALK, "PA", 1, payload=10)
+        steps.append(watch.ahead(TALK.segment("A", 0)))
+
+    # What the source expects grows by what the destination sends, and the other way round.
+    assert {(ahead.to_source, ahead.to_destination) for ahead in steps} == {(3, 10)}
+    assert [ahead.steps for ahead in steps] == [0, 1, 4, *[16] * 7]

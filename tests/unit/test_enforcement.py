@@ -16,6 +16,7 @@ import pytest
 
 from ossensor import control, enforcement
 from ossensor.children import State
+from ossensor.confine.policy import Role
 from ossensor.control import Channel, Parts
 from ossensor.enforcement import Enforcement
 from ossensor.filters import Flow
@@ -65,8 +66,8 @@ class FakeForge:
         self.error: OSError | None = None
         self.lives: list[tuple[FakeProcess, Channel]] = []
 
-    def spawn(self, name: str, _heartbeat: object, keep_fds: tuple[int, ...], _work: object) -> FakeProcess:
-        assert (name, keep_fds[1:]) == ("oss-antigena", FakeSockets.descriptors)
+    def spawn(self, name: str, role: Role, _heartbeat: object, keep_fds: tuple[int, ...], _work: object) -> FakeProcess:
+        assert (name, role, keep_fds[1:]) == ("oss-antigena", Role.ENFORCE, FakeSockets.descriptors)
         if self.error is not None:
             raise self.error
         sock = socket.socket(fileno=os.dup(keep_fds[0]))

@@ -19,6 +19,7 @@ from harness import proc
 
 from ossensor.antigena.enforcer import Mode
 from ossensor.capture.cooked import open_sockets
+from ossensor.confine.policy import Role
 from ossensor.control import Channel, Parts
 from ossensor.errors import Exit
 from ossensor.spawn import Forge, Process
@@ -35,7 +36,8 @@ def started(plan: Plan) -> tuple[Process, Channel]:
     def work(signals: Signals) -> Exit:
         return Enforcer(plan, theirs, sockets, heartbeat).run(signals)
 
-    process = Forge(0, 0).spawn("oss-antigena", heartbeat, (theirs.fileno(), *sockets.descriptors), work)
+    keep = (theirs.fileno(), *sockets.descriptors)
+    process = Forge(0, 0, "kill").spawn("oss-antigena", Role.ENFORCE, heartbeat, keep, work)
     sockets.close()
     theirs.close()
     return process, ours
