@@ -4,7 +4,9 @@ Invariant: a batch that waits has one place: its slot until its file is flushed,
 being sent keeps its slot, whatever has been written meanwhile: the sender reads from it.
 
 Half of an interface's slots may wait for the vSensor. What is more goes to the disk, the newest first, because the
-oldest are the next to be sent; in a rescue, at a stop, all of it.
+oldest are the next to be sent; in a rescue, at a stop, all of it. Then what is being sent is written too, as a copy:
+its slot is let go of when this process is about to end, unless an answer came. If the vSensor has it after all, the next
+life sends it once more and is told that it is there.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ class Overflow:
         self._complaints = complaints
         self._writing: dict[BatchId, InSlot] = {}
         self._on_disk: set[BatchId] = set()
+        self._rescuing = False
+        self._copies: dict[BatchId, tuple[Spooled, InSlot]] = {}  # of what is being sent, in a rescue
         self._inherited: set[str] = set()  # streams that an earlier life left something of
         self.trouble = ""  # why the last batch could not be written
         self.advice = Advice(plan.compression)
@@ -81,8 +85,9 @@ class Overflow:
     def relieve(self, *, rescue: bool) -> None:
         """Orders what should go to the disk now."""
         now_s = time.monotonic()
+        self._rescuing = rescue
         for line in self._lines.values():
-            writing = sum(1 for name in line.in_slots if name in self._writing)
+            writing = sum(1 for name in line.in_slots if name in self._writing or name in self._copies)
             spare = 0 if rescue else line.consumer.region.count // 2
             for name, item in reversed(line.in_slots.items()):
                 if line.consumer.held - writing <= spare:
@@ -94,8 +99,8 @@ class Overflow:
                     self.spool.order(Order(spooled, item.section, line.account(item.batch)))
 
     def _may_go(self, name: BatchId) -> bool:
-        waits = self._window.waits(stream_of(name), name.sequence)
-        return waits and name not in self._writing and name not in self._on_disk
+        ready = self._rescuing or self._window.waits(stream_of(name), name.sequence)
+        return ready and not (name in self._writing or name in self._on_disk or name in self._copies)
 
     def written(self, written: Written) -> Batch | None:
         """Takes in what the disk said. The batch whose slot is to be settled as spooled, if there is one now."""
@@ -107,16 +112,39 @@ class Overflow:
             rest = "" if written.passing else "; nothing more will be, until a restart"
             self._complaints.say(f"OSSENSOR_SPOOL_DIR: a batch cannot be written{rest}", why=written.trouble)
             return None
+        line = self._lines.get(item.queue_id)
         if not self._window.waits(stream_of(name), name.sequence):
+            if self._rescuing and line is not None and name in line.in_slots:
+                self._copies[name] = spooled, item
+                return item.batch
             self.spool.remove(spooled)  # meanwhile it was sent, or is being sent, from its slot
             return None
         self._window.replace(stream_of(name), name.sequence, OnDisk(spooled))
         self._on_disk.add(name)
+        self._let_go(name, item)
+        return item.batch
+
+    def _let_go(self, name: BatchId, item: InSlot) -> None:
+        """The batch's place is its file now."""
         self._totals.spooled += item.packets
         line = self._lines[item.queue_id]
         del line.in_slots[name]
         line.consumer.settle(item.batch, spooled=True)
-        return item.batch
+
+    @property
+    def has_all(self) -> bool:
+        """True when everything that is in a slot is on the disk, too."""
+        return all(name in self._copies for line in self._lines.values() for name in line.in_slots)
+
+    def leave(self) -> None:
+        """Just before the end: what was written as a copy is the batch itself now, unless that was settled."""
+        for name, (spooled, item) in self._copies.items():
+            line = self._lines.get(item.queue_id)
+            if line is not None and name in line.in_slots:
+                self._let_go(name, item)
+            else:
+                self.spool.remove(spooled)
+        self._copies.clear()
 
     def settled(self, item: OnDisk, *, refused: bool) -> None:
         """The vSensor has it, or never will."""

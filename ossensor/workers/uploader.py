@@ -154,6 +154,8 @@ class Uploader:
             self._self_report.attend(time.monotonic())
             self._print_stats()
             if self._drained():
+                if self._overflow is not None:
+                    self._overflow.leave()
                 return Exit.DRAINED
             if self._stuck() or self._channel.ended:
                 return Exit.GAVE_UP
@@ -298,6 +300,8 @@ class Uploader:
         if self._drain is None:
             return False
         if all(line.consumer.idle() for line in self._lines.values()):
+            return True
+        if self._drain.rescuing and self._overflow is not None and self._overflow.has_all:
             return True
         can_rescue = self._overflow is not None and not self._overflow.spool.broken
         moved_bytes = self._senders.acknowledged_bytes()

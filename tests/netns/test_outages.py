@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -178,6 +179,37 @@ def test_without_a_spool_what_memory_does_not_hold_is_counted_exactly(world: Wor
     assert (books["received"], books["delivered"]) == (COUNT + 2000, len(stored))
     assert len(stored) == len(set(stored)) == COUNT + 2000 - books["kernel_drops"]
     assert stored == sorted(stored)
+    assert _audited(world)[0] == 0
+
+
+def test_a_stop_beside_a_vsensor_that_does_not_answer_leaves_what_is_being_sent_on_disk_too(
+    world: World, folder: Path
+) -> None:
+    world.add_link("cap0")
+    changes = {**SMALL, "OSSENSOR_SPOOL_DIR": str(folder)}
+    vsensor = world.start_vsensor()
+    sensor = world.start_sensor("cap0", changes=changes)
+    world.send("cap0", 1000)
+    proc.eventually("it is proven, and answers", lambda: world.holds("cap0", 1000))
+    frozen = proc.tree(vsensor.pid)
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    world.send("cap0", COUNT // 2, first=1000, per_second=PER_SECOND)
+    code, took_s = sensor.terminate()
+    books = _books(sensor)
+    for pid in reversed(frozen):
+        os.kill(pid, signal.SIGCONT)
+
+    print(f"stopped in {took_s:.1f} s; {books}")
+    assert code == 0
+    assert (books.get("shutdown", 0), books["kernel_drops"]) == (0, 0)
+    assert books["delivered"] + books["spooled"] == 1000 + COUNT // 2
+    successor = world.start_sensor("cap0", changes=changes)
+    proc.eventually("the spool is empty", lambda: not _files(folder), timeout_s=60)
+    assert successor.terminate()[0] == 0
+
+    # What had arrived, though its acknowledgement had not, was sent again: the vSensor knew it.
+    assert frames.verdict(range(1000 + COUNT // 2), world.stored_numbers("cap0")) == ""
     assert _audited(world)[0] == 0
 
 
