@@ -5,8 +5,8 @@ being sent keeps its slot, whatever has been written meanwhile: the sender reads
 
 Half of an interface's slots may wait for the vSensor. What is more goes to the disk, the newest first, because the
 oldest are the next to be sent; in a rescue, at a stop, all of it. Then what is being sent is written too, as a copy:
-its slot is let go of when this process is about to end, unless an answer came. If the vSensor has it after all, the next
-life sends it once more and is told that it is there.
+its slot is let go of when this process is about to end, unless an answer came. If the vSensor has it after all, the
+next life sends it once more and is told that it is there.
 """
 
 from __future__ import annotations

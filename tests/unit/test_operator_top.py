@@ -171,7 +171,8 @@ def test_it_goes_on_after_the_vsensor_was_killed_and_started_anew(site: Site) ->
         assert top.stderr is not None
         first = json.loads(top.stdout.readline())
         os.kill(process.wait_for("serving")["pid"], signal.SIGKILL)
-        later = next(s for s in map(json.loads, top.stdout) if s["since_s"] != first["since_s"])
+        # Not by `since_s`, which is a whole second: the next may begin within the same one.
+        later = next(s for s in map(json.loads, top.stdout) if not s["sensors"])
         top.send_signal(signal.SIGINT)
         top.stdout.read()
         errors = top.stderr.read().splitlines()
@@ -179,7 +180,8 @@ def test_it_goes_on_after_the_vsensor_was_killed_and_started_anew(site: Site) ->
         top.stdout.close()
         top.stderr.close()
 
-    assert (code, list(first["sensors"]), later["sensors"]) == (0, ["web-1"], {})
+    assert (code, list(first["sensors"])) == (0, ["web-1"])
+    assert later["since_s"] >= first["since_s"]
     assert [error.endswith("; trying again") for error in errors] == [True] * len(errors) != []
 
 
