@@ -62,8 +62,8 @@ def janitors() -> list[int]:
     """Process ids of this process's janitors."""
     found = []
     for task in Path("/proc/self/task").iterdir():
-        for pid in map(int, (task / "children").read_text().split()):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended, or a process
+            for pid in map(int, (task / "children").read_text().split()):
                 if b"ossensor.vsensor.janitor" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.append(pid)
     return found

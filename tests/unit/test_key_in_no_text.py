@@ -23,6 +23,7 @@ from ossensor.transport.registration import Question
 from ossensor.transport.signing import Key, Nonce, RefusedError, Reply, sign_reply, verify_reply
 from ossensor.transport.stamp import Stamp
 from ossensor.vsensor.certificate import Certificate
+from ossensor.vsensor.retention import Keeping, Limits
 from ossensor.vsensor.server import Settings as CollectorSettings
 from ossensor.vsensor.verify import Authentic, authenticate
 from ossensor.workers.lines import Plan
@@ -69,7 +70,7 @@ HOLDERS: dict[str, Callable[[], object]] = {
     "plan": lambda: Plan(DESTINATION, AUTO, Introduction("x", "h")),
     "route": _route,
     "collector's settings": lambda: CollectorSettings(
-        {KEY.id: KEY}, Path("/"), Certificate(Path("/"), Path("/"), ""), durable=True, rotate_bytes=1
+        {KEY.id: KEY}, Path("/"), Certificate(Path("/"), Path("/"), ""), durable=True, keeping=Keeping(1, 1.0, Limits(), compress=False)
     ),
     "authentic request": _authentic,
 }
