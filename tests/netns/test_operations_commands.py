@@ -30,6 +30,12 @@ def test_the_commands_of_the_page_do_what_it_says(world: World, tmp_path: Path) 
     proc.eventually("the frames are stored", lambda: world.holds("cap0", 1000))
     variables = world.settings({"PATH": f"{OSSENSOR.parent}:{os.environ['PATH']}"})
 
+    def told_bytes() -> int:
+        told = json.loads(world.sensor.run(OSSENSOR, "status", "--json", env=variables))
+        return int(told["uploader"]["said"]["wire_bytes"])
+
+    proc.eventually("the uploader has said what it sent", told_bytes)
+
     def restart() -> None:
         nonlocal sensor
         assert sensor.terminate()[0] == 0

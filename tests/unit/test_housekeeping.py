@@ -60,13 +60,15 @@ def heavy(store: Store, count: int) -> None:
 
 def janitors() -> list[int]:
     """Process ids of this process's janitors."""
-    found = []
+    found: list[int] = []
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended, or a process
-            for pid in map(int, (task / "children").read_text().split()):
-                if b"ossensor.vsensor.janitor" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.append(pid)
+            found += filter(_is_janitor, map(int, (task / "children").read_text().split()))
     return found
+
+
+def _is_janitor(pid: int) -> bool:
+    return b"ossensor.vsensor.janitor" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 async def until(true: Callable[[], Any]) -> Any:

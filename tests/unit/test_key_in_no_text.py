@@ -70,7 +70,11 @@ HOLDERS: dict[str, Callable[[], object]] = {
     "plan": lambda: Plan(DESTINATION, AUTO, Introduction("x", "h")),
     "route": _route,
     "collector's settings": lambda: CollectorSettings(
-        {KEY.id: KEY}, Path("/"), Certificate(Path("/"), Path("/"), ""), durable=True, keeping=Keeping(1, 1.0, Limits(), compress=False)
+        {KEY.id: KEY},
+        Path("/"),
+        Certificate(Path("/"), Path("/"), ""),
+        durable=True,
+        keeping=Keeping(1, 1.0, Limits(), compress=False),
     ),
     "authentic request": _authentic,
 }
