@@ -58,7 +58,6 @@ class Delivery:
         self._senders = senders
         self._moved = moved
         self._acknowledged = acknowledged
-        self._answered = False
         self._items: dict[BatchId, tuple[str, Item]] = {}
 
     def may_send(self) -> bool:
@@ -113,15 +112,11 @@ class Delivery:
         if follows.next is Next.ELSEWHERE:
             where = {"host": self._plan.to.host, "address": job.stamp.address}
             self._route.complaints.say(result.trouble, **where, why=result.detail)
-            self._answered = False
             trouble = f"{result.trouble} ({result.detail})"
             self._route.failed(job.stamp.generation, now_s, result.retry_after_s, trouble=trouble)
             self._window.fail(stream, job.batch.sequence, now_s)
             return
-        if not self._answered:
-            self._answered = True
-            log.info("the vSensor answers", extra=fields(host=self._plan.to.host, address=job.stamp.address))
-        self._endpoint.succeeded(job.stamp.generation)
+        self._route.delivered(job.stamp.generation, job.stamp.address)
         if follows.next is Next.AGAIN:
             self._again(result, follows.trouble, stream, now_s)
             return

@@ -96,6 +96,7 @@ class Route:
         self._clock_offset_s = 0
         self.proving_since_s: float | None = None
         self.scouting_since_s: float | None = None
+        self._delivers = False  # a batch was answered since the last failure of anything
         self.trouble = ""  # why the endpoint is not open, or was closed last
 
     # -- threads --------------------------------------------------------------------------------------------------
@@ -249,10 +250,18 @@ class Route:
     def failed(self, generation: int, now_s: float, retry_after_s: float = 0.0, *, trouble: str = "") -> None:
         """No answer that counts came from the address of that generation; `trouble`: why, for people."""
         self.trouble = trouble or self.trouble
+        self._delivers = False
         diverted = self.endpoint.diverted
         self.endpoint.failed(generation, now_s, retry_after_s)
         if diverted and not self.endpoint.diverted:
             log.warning("the vSensor's direct address fails; back to the name", extra=fields(host=self._to.host))
+
+    def delivered(self, generation: int, address: str) -> None:
+        """A batch was answered there."""
+        self.endpoint.succeeded(generation)
+        if not self._delivers:
+            self._delivers = True
+            log.info("the vSensor answers", extra=fields(host=self._to.host, address=address))
 
     def learn_time(self, vsensor_time_s: int) -> None:
         """Only a signed reply may move our idea of the time, and only the offset: the clock stays its owner's."""
