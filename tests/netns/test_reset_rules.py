@@ -100,7 +100,7 @@ def test_observing_sends_nothing_and_counts_what_it_would_have_sent(hosts: Hosts
         assert enforcing.packets() == 0
         assert counts.keys() == {"matched", "withheld"}
         assert counts["matched"] == 1
-        assert counts["withheld"] >= 2 * 6  # two for each segment of three exchanges; acknowledgments come on top
+        assert counts["withheld"] >= 2 * 2  # two for the newest segment of each sender, as often as it is looked
     pair.close()
 
 
