@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness import proc
-from harness.programs import Sensor
+from harness.programs import OSSENSOR, Sensor
 from harness.world import World
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -29,6 +30,12 @@ def _private_kib(sensor: Sensor) -> int:
     """Memory that is no other process's, of all of the sensor's processes: ring and slots are shared, and fixed."""
     pages = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in proc.tree(sensor.pid)]
     return sum(int(kib) for text in pages for kib in re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.MULTILINE))
+
+
+def _waiting(world: World) -> int:
+    """Batches that the uploader holds, by its own word."""
+    status = json.loads(world.sensor.run(OSSENSOR, "status", "--json", env=world.settings({})))
+    return int(status["uploader"]["said"]["waiting_batches"])
 
 
 def _counted(sensor: Sensor) -> dict[str, int]:
@@ -55,6 +62,8 @@ def test_b2_at_a_tenth_of_the_load_memory_is_flat_and_all_that_is_lost_is_in_the
     after_kib = _private_kib(sensor)
     sent = sender.stop() + 10
     world.sensor.run(*["tc", "qdisc", "delete", "dev", "up0", "root"])
+    # Each connection finds out when its next retransmission is due: after such a line, that may be longer than a stop.
+    proc.eventually("what waited is delivered", lambda: _waiting(world) == 0, timeout_s=60)
 
     assert sensor.terminate()[0] == 0
     books, stored = _counted(sensor), world.stored_numbers("cap0")
