@@ -9,7 +9,7 @@ from typing import Final
 from . import __version__
 from .capture.engine import filter_snaplen
 from .capture.filterbank import FilterBank
-from .port import Recipe
+from .recipe import Recipe
 from .settings import Settings
 from .transport.introduction import Introduction
 from .transport.signing import Key

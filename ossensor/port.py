@@ -19,7 +19,6 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from .accounting import Books, Reason
@@ -31,6 +30,7 @@ from .confine.policy import Role
 from .errors import ConfigurationError, Exit, InterfaceGoneError, PrivilegeError
 from .interfaces import Interface
 from .legacy import PORT, Legacy, Note
+from .recipe import Recipe
 from .region import Region
 from .slots import Pipes, Producer, ring_for_dead
 from .spawn import Forge, Process
@@ -41,23 +41,6 @@ from .workers.child import Heartbeat, Signals
 
 # A worker that dies so often at one place of the ring will not get past it.
 _DEATHS_AT_ONE_PLACE: Final = 3
-# The kernel hands over a block at the latest after this; half a batch's age leaves the other half to the worker.
-_BLOCK_TIMEOUT_MAX_MS: Final = 100
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How every port of one sensor captures."""
-
-    engine: str
-    batch_ms: int
-    snaplen: int
-    complete_checksums: bool
-    application: str
-
-    @property
-    def block_timeout_ms(self) -> int:
-        return min(_BLOCK_TIMEOUT_MAX_MS, max(1, self.batch_ms // 2))
 
 
 class CannotCaptureError(Exception):

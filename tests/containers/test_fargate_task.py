@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-import subprocess
-import sys
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -13,17 +11,11 @@ import pytest
 from fargate import AGENT, CREDENTIAL, OUTSIDE, SIDECAR, TASK_ID, Task
 from harness.captures import Packet
 from harness.proc import eventually, status
-from podman import ROOT
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 STOP_S = 10
 _NET_RAW = 1 << 13
-
-
-def has_command(name: str) -> bool:
-    command = [sys.executable, "-m", "ossensor", name, "--help"]
-    return subprocess.run(command, capture_output=True, cwd=ROOT, check=False).returncode == 0
 
 
 def flow(packet: Packet) -> tuple[str, str, int, int]:

@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("accounting", "filters", "children", "interfaces", "values", "variables", "settings", "configfile"),
         *("logs", "childlog", "spoolfile", "control", "region", "slots", "netlink", "complaints", "outages", "budget"),
+        "recipe",
         *("assembler", "confine.syscalls", "confine.policy"),
         *(
             "transport.signing",
