@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Final
 
-from .protocol import MAX_CONTROL_BYTES, MalformedError
+from .protocol import MAX_CONTROL_BYTES, TEXT_CHARACTERS_MAX, MalformedError, text
 
 # What the task metadata endpoint calls what, where the sensor runs in a task.
 TASK_MEMBERS: Final = {
@@ -25,7 +25,6 @@ TASK_MEMBERS: Final = {
     "availability_zone": "AvailabilityZone",
     "launch_type": "LaunchType",
 }
-_TEXT_CHARACTERS_MAX: Final = 512
 # A host with more tells of so many: names of 15 bytes, and 16 KiB for everything.
 INTERFACES_MAX: Final = 256
 _EPOCH: Final = re.compile(r"[0-9a-f]{32}")
@@ -50,7 +49,7 @@ class Introduction:
             self,
             interfaces=tuple(sorted(interfaces)[:INTERFACES_MAX]),
             interfaces_in_all=len(interfaces),
-            packet_filter_refused="".join(c for c in refused if c.isprintable())[:_TEXT_CHARACTERS_MAX],
+            packet_filter_refused="".join(c for c in refused if c.isprintable())[:TEXT_CHARACTERS_MAX],
             epochs={name: epochs[name] for name in sorted(epochs)},
         )
         while said.epochs and len(said.body) > MAX_CONTROL_BYTES:
@@ -78,24 +77,17 @@ class Introduction:
         if not isinstance(task, dict) or not isinstance(interfaces, list) or len(interfaces) > INTERFACES_MAX:
             raise MalformedError("task or interfaces are not what they should be")
         epochs = values.get("epochs", {})
-        if not isinstance(epochs, dict) or not all(_EPOCH.fullmatch(_text(epoch)) for epoch in epochs.values()):
+        if not isinstance(epochs, dict) or not all(_EPOCH.fullmatch(text(epoch)) for epoch in epochs.values()):
             raise MalformedError("the epochs are not what they should be")
         if type(in_all) is not int or not 0 <= in_all < 2**31:
             raise MalformedError("the number of interfaces is none")
         return cls(
-            application=_text(values.get("application", "")),
-            host=_text(values.get("host", "")),
-            task={name: _text(task[name]) for name in TASK_MEMBERS if name in task},
-            interfaces=tuple(_text(name) for name in interfaces),
+            application=text(values.get("application", "")),
+            host=text(values.get("host", "")),
+            task={name: text(task[name]) for name in TASK_MEMBERS if name in task},
+            interfaces=tuple(text(name) for name in interfaces),
             interfaces_in_all=in_all,
-            antigena=_text(values.get("antigena", "off")),
-            packet_filter_refused=_text(values.get("packet_filter_refused", "")),
-            epochs={_text(name): epoch for name, epoch in epochs.items()},
+            antigena=text(values.get("antigena", "off")),
+            packet_filter_refused=text(values.get("packet_filter_refused", "")),
+            epochs={text(name): epoch for name, epoch in epochs.items()},
         )
-
-
-def _text(value: object) -> str:
-    """A text that can stand in a line of a log or on a page. Raises MalformedError."""
-    if not isinstance(value, str) or len(value) > _TEXT_CHARACTERS_MAX or not value.isprintable():
-        raise MalformedError("a member of the introduction is no printable text, or too long")
-    return value

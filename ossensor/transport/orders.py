@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .protocol import MAX_ORDERS_BYTES, MAX_REPORT_BYTES, MAX_SEQUENCE, MalformedError
+from .protocol import MAX_ORDERS_BYTES, MAX_REPORT_BYTES, MAX_SEQUENCE, MalformedError, text
 
 _BOOK: Final = re.compile(r"[0-9a-f]{32}")
 _MODES: Final = ("enforce", "observe", "off")
@@ -78,9 +78,9 @@ class Report:
             mode,
             _book(values),
             _count(values.get("version")),
-            {_text(name): _counts(counts) for name, counts in actions.items()},
-            {_text(name): _text(why) for name, why in refused.items()},
-            _text(values.get("trouble", "")),
+            {text(name): _counts(counts) for name, counts in actions.items()},
+            {text(name): text(why) for name, why in refused.items()},
+            text(values.get("trouble", "")),
         )
 
 
@@ -112,11 +112,4 @@ def _count(value: object) -> int:
 def _counts(counts: object) -> dict[str, int]:
     if not isinstance(counts, dict):
         raise MalformedError("counts are no object")
-    return {_text(name): _count(value) for name, value in counts.items()}
-
-
-def _text(value: object) -> str:
-    """A text that can stand in a line of a log or on a page."""
-    if not isinstance(value, str) or len(value) > 512 or not value.isprintable():
-        raise MalformedError("a text is none, not printable, or too long")
-    return value
+    return {text(name): _count(value) for name, value in counts.items()}

@@ -46,6 +46,7 @@ MAX_CONTROL_BYTES: Final = 16 << 10  # a registration is some hundred bytes
 # A thousand actions of some 300 bytes, with a reason of a line each; and what a sensor has to say of each.
 MAX_ORDERS_BYTES: Final = 1 << 20
 MAX_REPORT_BYTES: Final = 1 << 20
+TEXT_CHARACTERS_MAX: Final = 512  # of what a sensor says of itself, and of what it did: a line
 # A filter that people write has some hundred characters; the kernel takes 4,096 instructions.
 MAX_FILTER_CHARACTERS: Final = 2048
 MAX_SEQUENCE: Final = 2**63 - 1  # SQLite's integers are signed
@@ -239,6 +240,13 @@ class Welcome:
         direct = values.get("direct", "")
         direct = direct if packet_filter_ok(direct) else "(no printable text)"
         return cls(text, direct, Limits.parse(values.get("limits", {})))
+
+
+def text(value: object) -> str:
+    """The text, if it can stand in a line of a log or on a page. Raises MalformedError."""
+    if not isinstance(value, str) or len(value) > TEXT_CHARACTERS_MAX or not value.isprintable():
+        raise MalformedError("a member is no printable text, or too long")
+    return value
 
 
 def packet_filter_ok(text: object) -> TypeGuard[str]:
