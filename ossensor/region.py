@@ -137,14 +137,14 @@ class Region:
         size = cls.size(count, slot_bytes)
         fd = os.memfd_create("ossensor-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.posix_fallocate(fd, 0, size)
+            os.ftruncate(fd, size)
             os.pwrite(fd, struct.pack("<QQQ", _MAGIC, count, slot_bytes), 0)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             region = cls(fd)
+            region._memory.allocate(fd)
         except BaseException:
             os.close(fd)
             raise
-        region._memory.collapse()
         return region
 
     def populate(self, slot: int) -> None:

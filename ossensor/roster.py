@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import resource
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from . import plans
 from .accounting import Reason
@@ -37,8 +37,10 @@ log = logging.getLogger(__name__)
 # Doorbells come in bursts (a bridge coming up rings dozens of times): look once per burst.
 _SETTLE_S: Final = 0.05
 _RETRY_S: Final = 5.0
-_OPEN_AT_ONCE: Final = 16
+_MADE_AT_ONCE: Final = 16
 _UNSENDABLE: Final = "an interface's name cannot be sent"
+
+_T = TypeVar("_T")
 
 
 class Roster:
@@ -162,17 +164,21 @@ class Roster:
         queues = {i: self._next_queue + n for n, i in enumerate(interfaces)}
         self._next_queue += len(queues)
         shares = self._budget.grant(queues.values())
-        ports = []
+        granted = []
         for interface, queue_id in queues.items():
             if queue_id not in shares:
                 self._not_captured(interface, self._budget.refusal())
-            elif (port := self._maybe_port(interface, queue_id, shares[queue_id])) is not None:
-                ports.append(port)
+            elif self._sendable(interface):
+                granted.append((interface, queue_id))
             else:
                 self._budget.give_back(queue_id)
-        _open_all_ahead(ports)
-        for port in ports:
-            self._ports[port.interface.index] = port
+        made = _side_by_side(lambda interface, queue_id: self._made(interface, queue_id, shares[queue_id]), granted)
+        for (interface, queue_id), port in zip(granted, made, strict=True):
+            if isinstance(port, OSError):
+                self._not_captured(interface, f"no memory for its slots: {port.strerror}")
+                self._budget.give_back(queue_id)
+                continue
+            self._ports[interface.index] = port
             port.describe_filter(self._gate.bank.described)
             port.limit_sections(self._section_bytes)
             self._uplink.hand_over(port)
@@ -206,16 +212,21 @@ class Roster:
             if interface is not gone:
                 self.start_worker(port)
 
-    def _maybe_port(self, interface: Interface, queue_id: int, share: Share) -> Port | None:
-        if not interface_name_ok(interface.name):
-            self._complaints.say(_UNSENDABLE, interface=repr(interface.name))
-            self.refused[interface.index] = interface, _UNSENDABLE
-            return None
+    def _sendable(self, interface: Interface) -> bool:
+        if interface_name_ok(interface.name):
+            return True
+        self._complaints.say(_UNSENDABLE, interface=repr(interface.name))
+        self.refused[interface.index] = interface, _UNSENDABLE
+        return False
+
+    def _made(self, interface: Interface, queue_id: int, share: Share) -> Port | OSError:
+        """The port, its memory touched and its socket open; or why there is none. From any thread."""
         try:
-            return Port(interface, queue_id, self._recipe, share, self._gate.program, self._store)
+            port = Port(interface, queue_id, self._recipe, share, self._gate.program, self._store)
         except OSError as e:
-            self._not_captured(interface, f"no memory for its slots: {e.strerror}")
-            return None
+            return e
+        port.open_ahead()
+        return port
 
     def _not_captured(self, interface: Interface, why: str) -> None:
         self.refused[interface.index] = interface, why
@@ -281,12 +292,12 @@ class Roster:
         port.close()
 
 
-def _open_all_ahead(ports: Sequence[Port]) -> None:
-    """Opens the ports' sockets side by side; the threads are gone when it returns, so that no fork meets one.
+def _side_by_side(make: Callable[[Interface, int], _T], of: Sequence[tuple[Interface, int]]) -> list[_T]:
+    """What `make` gives for each; the threads are gone when it returns, so that no fork meets one.
 
     Setting up a ring waits for an RCU grace period (af_packet.c, packet_set_ring: synchronize_net), some ten
-    milliseconds in which nothing is computed: half a second for fifty interfaces one after the other.
+    milliseconds in which nothing is computed: half a second for fifty interfaces one after the other. And the kernel
+    clears the slots' memory: 3 ms for a megabyte in a virtual machine whose host gives it only when it is touched.
     """
-    if len(ports) > 1:
-        with ThreadPoolExecutor(_OPEN_AT_ONCE) as pool:
-            list(pool.map(Port.open_ahead, ports))
+    with ThreadPoolExecutor(_MADE_AT_ONCE) as pool:
+        return list(pool.map(make, *zip(*of, strict=True))) if of else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import os
 import re
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def test_two_mappings_of_a_file_are_one_memory(fd: int) -> None:
     one, other = Mapping(fd), Mapping(fd)
 
     one.view[4 * MB - 1] = 7
-    one.collapse()
+    one.allocate(fd)
 
     assert other.view[4 * MB - 1] == 7
 
@@ -79,8 +80,28 @@ def test_a_file_that_cannot_be_mapped_says_so_and_leaves_nothing_reserved(fd: in
     os.close(only_to_read)
 
 
+def collapses(mapping: Mapping) -> bool:
+    """Whether the kernel makes huge pages of shared memory: since Linux 6.1, and where some are free."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(mapping.view))
+    madv_collapse = 25
+    return ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(4 * MB), madv_collapse) == 0
+
+
+def test_all_of_a_file_that_was_a_hole_has_memory_afterwards_and_what_was_written_stays() -> None:
+    fd = os.memfd_create("mapping-test")
+    os.ftruncate(fd, 5 * MB + 100)
+    mapping = Mapping(fd)
+    mapping.view[0], mapping.view[5 * MB + 99] = 3, 4
+
+    mapping.allocate(fd)
+
+    assert os.fstat(fd).st_blocks * 512 == 5 * MB + mmap.PAGESIZE
+    assert (mapping.view[0], mapping.view[5 * MB + 99]) == (3, 4)
+    os.close(fd)
+
+
 def test_slots_are_on_huge_pages_where_the_kernel_has_them_and_fill_the_buffer_exactly(fd: int) -> None:
-    if not Mapping(fd).collapse():
+    if not collapses(Mapping(fd)):
         pytest.skip("the kernel makes no huge pages of shared memory (Linux before 6.1, or none are free)")
     region = Region.within(32 * MB, 8)
     try:
