@@ -6,6 +6,9 @@
 .PHONY: help install run test lint page chaos fuzz bench bench-quick containers lock wheel audit suricata nats system
 .PHONY: system-page system-test clean
 
+# Tests start hundreds of interpreters: where this is set, each compiles everything again, and all takes half as long again.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11) $(shell command -v python3.11))
@@ -100,11 +103,18 @@ lint: system-test install $(VENV)/.installed-test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# $(1): options of pytest, in a user namespace where there is no root.
+define pytest
+if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest $(1) $(PYTEST_ARGS); \
+elif unshare -rnm true 2>/dev/null; then \
+  unshare -rnm sh -c 'ip link set lo up && exec $(BIN)/pytest $(1) $(PYTEST_ARGS)'; \
+else $(BIN)/pytest $(1) $(PYTEST_ARGS); fi
+endef
+
+# Most tests wait for something most of the time, so three run at once. Those that measure or flood run alone.
 test: lint suricata nats system-page  ## lint, types, and every test; in a user namespace where there is no root
-	@if [ "$$(id -u)" = 0 ]; then $(BIN)/pytest $(PYTEST_ARGS); \
-	elif unshare -rnm true 2>/dev/null; then \
-	  unshare -rnm sh -c 'ip link set lo up && exec $(BIN)/pytest $(PYTEST_ARGS)'; \
-	else $(BIN)/pytest $(PYTEST_ARGS); fi
+	@$(call pytest,-n 3 --dist loadscope -m "not alone"); together=$$?; \
+	$(call pytest,-m alone) && exit $$together
 
 chaos: system-test install $(VENV)/.installed-test nats  ## faults of every kind at once, half an hour; outages of a minute each; root
 	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/chaos tests/netns/test_outages.py tests/netns/test_kills.py \

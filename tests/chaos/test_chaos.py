@@ -45,7 +45,7 @@ CERTAIN = {
     "the vSensor could not be reached",
 }
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(20 * 60 + 2 * LOAD_S)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(20 * 60 + 2 * LOAD_S)]
 
 
 @pytest.fixture

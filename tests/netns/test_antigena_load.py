@@ -22,7 +22,7 @@ from ossensor.vsensor.bookfile import BookFile
 from ossensor.vsensor.layout import Layout
 from ossensor.vsensor.orderbook import Book, Entry, Target
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone]
 
 ENFORCER = "oss-antigena"
 PER_SECOND = 200_000

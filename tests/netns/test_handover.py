@@ -20,7 +20,7 @@ from harness.manager import Manager, manager
 from harness.programs import Sensor
 from harness.world import PORT, World
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 PER_SECOND = 100_000
 RESTARTS = 50 if os.environ.get("OSSENSOR_CHAOS") else 5

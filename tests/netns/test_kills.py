@@ -18,7 +18,7 @@ from harness import frames, proc
 from harness.programs import OSSENSOR, UPLOADER, Sensor, worker_of
 from harness.world import World
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 # About 0.1 MB/s: half a minute without a worker, its longest back-off, fills a fifth of the 16 MiB of ring.
 PER_SECOND = 500

@@ -14,7 +14,7 @@ from harness.namespaces import in_user_namespace
 from harness.programs import UPLOADER, Sensor, worker_of
 from harness.world import World
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone]
 
 NOBODY = "65534"
 _NO_CHANGES: Mapping[str, str] = MappingProxyType({})

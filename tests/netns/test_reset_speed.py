@@ -28,7 +28,7 @@ from harness.resets import (
     ways,
 )
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone]
 
 _COUNT = 1000
 

@@ -35,7 +35,7 @@ from harness.resets import (
     ways,
 )
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from harness import frames, proc
 from harness.programs import Sensor, worker_of
 from harness.world import World
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
 READDED = 50
 FLAPS = 100

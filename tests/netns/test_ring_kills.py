@@ -19,7 +19,7 @@ from harness import flood, proc
 from harness.programs import OSSENSOR, Sensor, worker_of
 from harness.world import World
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(600)]
 
 PER_SECOND = 220_000
 KILLS = 300

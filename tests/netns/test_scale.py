@@ -10,7 +10,7 @@ from harness import idle, proc
 from harness.programs import Sensor
 from harness.world import World
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
 INTERFACES = 200
 SMALL = {"OSSENSOR_RING_MB": "1", "OSSENSOR_BUFFER_MB": "4", "OSSENSOR_MEMORY_MB": "1000"}

@@ -13,7 +13,7 @@ from harness import proc
 from harness.programs import OSSENSOR, Sensor
 from harness.world import World
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 PER_SECOND = 20_000  # some 36 Mbit/s of sections
 LINE = "tc qdisc add dev up0 root tbf rate 4mbit burst 32k latency 50ms"
