@@ -12,7 +12,7 @@ from typing import Final
 from . import __version__
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ossensor",
         description="Packet-forwarding network sensor, and the collector that it ships to.",
@@ -157,7 +157,7 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """The exit code of the command: see errors.Exit; 2 for a command line that cannot be read."""
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     return _COMMANDS[arguments.command](arguments)
 
 

@@ -31,9 +31,9 @@ _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 class Mapping:
     """The whole file, readable and writable, shared with whoever else maps it."""
 
-    def __init__(self, fd: int) -> None:
-        """Raises OSError. The descriptor stays the caller's to close."""
-        length = os.fstat(fd).st_size
+    def __init__(self, fd: int, length: int | None = None) -> None:
+        """Raises OSError. The descriptor stays the caller's to close. `length`: of a ring, which cannot be asked."""
+        length = os.fstat(fd).st_size if length is None else length
         self._start = _aligned(fd, length)
         memory = (ctypes.c_ubyte * length).from_address(self._start)
         # Whoever holds a slice holds this array with it, and the mapping goes when the last of them does; not at the

@@ -262,7 +262,7 @@ class Port:
 
         keep = (engine.fileno(), pipes.ready_write, pipes.free_read)
         try:
-            self.process = forge.spawn(self.child.name, Role.CAPTURE, heartbeat, keep, work)
+            self.process = forge.spawn(self.child.name, Role.CAPTURE, heartbeat, keep, work, mute=keep[:1])
         except OSError as e:
             self.child.could_not_start(time.monotonic(), f"no process to be had: {e}")
             raise CannotCaptureError(f"no process to be had: {e}") from e

@@ -48,14 +48,16 @@ class Forge:
         work: Callable[[Signals], Exit],
         *,
         folder: str = "",
+        mute: tuple[int, ...] = (),
     ) -> Process:
         """A running child that does `work` with no privilege, only these descriptors, and the calls of its role.
 
-        `folder`: the one in which it may write. OSError: there is no process to be had.
+        `folder`: the one in which it may write; `mute`: descriptors that it only reads. OSError: there is no
+        process to be had.
         """
         handler = child_handler(name)
         heartbeat.new_life()
-        cell = Cell(role, self._mode, folder)
+        cell = Cell(role, self._mode, folder, mute)
         birth = Birth(name, os.getpid(), self._uid, self._gid, handler, heartbeat, keep_fds, cell)
         process = _fork.Process(target=live, args=(birth, work), name=name, daemon=True)
         # Until the child has a wakeup descriptor of its own, a signal to it would be written to ours. Blocked, it waits

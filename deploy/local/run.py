@@ -1,6 +1,7 @@
 """`make run`: a vSensor on 127.0.0.1:8443 and the sensor against it, on this machine's own traffic, until Ctrl-C.
 
-Everything it makes is under .run/ in the project's folder: the key, the vSensor's certificate, the stored packets.
+Everything it makes is under .run/ in the project's folder, or in $RUN_DIR: the key, the token of the vSensor's page,
+its certificate, the stored packets.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-RUN: Final = ROOT / ".run"
+RUN: Final = Path(os.environ.get("RUN_DIR") or ROOT / ".run")
 STORE: Final = RUN / "store"
 KEY: Final = RUN / "hmac.key"
-OSSENSOR: Final = ROOT / ".venv/bin/ossensor"
+TOKEN: Final = RUN / "token"
+OSSENSOR: Final = Path(sys.executable).with_name("ossensor")
 HOST: Final = "127.0.0.1"
 PORT: Final = int(os.environ.get("PORT", "8443"))
 _LISTENING_WITHIN_S: Final = 20.0
@@ -31,15 +33,21 @@ _STOP_WITHIN_S: Final = 40.0  # more than the sensor's own drain limit
 DECIDED: Final = ("VSENSOR_HOSTNAME", "VSENSOR_PORT", "VSENSOR_HMAC_KEY", "VSENSOR_TLS", "OSSENSOR_CONFIG_PATH")
 
 
-def make_key() -> None:
-    """Raises PermissionError when an earlier run was somebody else's."""
+def make_secrets() -> None:
+    """The key and the token, once. Raises PermissionError when an earlier run was somebody else's."""
     RUN.mkdir(mode=0o700, exist_ok=True)
     if not os.access(RUN, os.R_OK | os.W_OK | os.X_OK):
         raise PermissionError(RUN)
-    if not KEY.exists():
-        descriptor = os.open(KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
+    for path in (KEY, TOKEN):
+        if not path.exists():
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32) + "\n")
+
+
+def shown(path: Path) -> Path:
+    """The path as it is typed in the project's folder."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def start(arguments: list[str], **more: str) -> subprocess.Popen[bytes]:
@@ -98,8 +106,8 @@ def report(since_s: float) -> None:
         return
     print("\nStored in this run:")
     for file in files:
-        print(f"  {file.relative_to(ROOT)}  {file.stat().st_size:,} bytes")
-    print(f"Read one with: {'sudo ' if 'SUDO_USER' in os.environ else ''}tshark -r FILE")
+        print(f"  {shown(file)}  {file.stat().st_size:,} bytes")
+    print(f"Read one with: {'sudo ' if 'SUDO_USER' in os.environ else ''}tshark -r {shown(files[-1])}")
 
 
 def main() -> int:
@@ -108,7 +116,7 @@ def main() -> int:
         print(f"make run: {HOST}:{PORT} is in use; choose another: make run PORT=9443", file=sys.stderr)
         return 1
     try:
-        make_key()
+        make_secrets()
     except PermissionError:
         print("make run: .run belongs to somebody else; use sudo make run, or remove it", file=sys.stderr)
         return 1
@@ -117,7 +125,8 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     sensor = vsensor = None
     try:
-        vsensor = start(["vsensor", "--listen", f"{HOST}:{PORT}", "--store", str(STORE)])
+        options = ["--store", str(STORE), "--operator-token-file", str(TOKEN)]
+        vsensor = start(["vsensor", "--listen", f"{HOST}:{PORT}", *options])
         if not wait_until_listening(vsensor):
             print("make run: the vSensor did not start", file=sys.stderr)
             return 1
@@ -127,7 +136,8 @@ def main() -> int:
             VSENSOR_PORT=str(PORT),
             OSSENSOR_CONFIG_PATH=str(RUN / "ossensor.cfg"),
         )
-        print(f"Packets arrive in {STORE.relative_to(ROOT)}/<sensor>/<interface>/*.pcapng; Ctrl-C stops.", flush=True)
+        print(f"Packets arrive in {shown(STORE)}/<sensor>/<interface>/*.pcapng; Ctrl-C stops.")
+        print(f"The page: https://{HOST}:{PORT}/, with the token in {shown(TOKEN)}.", flush=True)
         while sensor.poll() is None and vsensor.poll() is None:
             time.sleep(0.2)
         if sensor.returncode == 77:

@@ -18,7 +18,6 @@ system call, and what no reader has room for is counted in tp_drops, exactly and
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import socket
 import struct
@@ -27,6 +26,7 @@ from typing import Final
 
 from ossensor.errors import InterfaceGoneError, PrivilegeError
 from ossensor.interfaces import Interface
+from ossensor.mapping import Mapping
 
 from . import _native, bpf
 from .engine import Grown, Sink, Tuning
@@ -74,7 +74,7 @@ class RingEngine:
         self._block_s = math.inf  # how long the kernel takes to fill one, of late
         self._read_at_s = 0.0
         self._recipe = (tuning.snaplen, linktype == LINKTYPE_ETHERNET, tuning.complete_checksums)
-        self._ring: mmap.mmap | None = None
+        self._ring: memoryview | None = None
         self._next = 0
 
     @classmethod
@@ -103,7 +103,7 @@ class RingEngine:
         A ring of another size cannot be mapped (af_packet.c, packet_mmap: EINVAL), so that is tried.
         """
         engine = cls(sock, linktype, max(2, tuning.ring_bytes // BLOCK_BYTES), tuning)
-        engine._map().close()
+        engine._map().release()
         return engine
 
     def fileno(self) -> int:
@@ -114,8 +114,9 @@ class RingEngine:
         self._next = consumed_blocks + 1
         _native.release_read(self._ring, BLOCK_BYTES, self._next)
 
-    def _map(self) -> mmap.mmap:
-        return mmap.mmap(self.socket.fileno(), self._ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+    def _map(self) -> memoryview:
+        # Not by Python's mmap, which keeps a duplicate of the descriptor: a worker may make none (confine/policy.py).
+        return Mapping(self.socket.fileno(), self._ring_bytes).view
 
     def read(self, sink: Sink, at_most: int) -> int:  # noqa: ARG002  blocks are read whole, and all of them
         ring, moved = self._ring, 0

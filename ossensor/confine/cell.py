@@ -13,11 +13,12 @@ from .policy import Mode, Role
 
 @dataclass(frozen=True)
 class Cell:
-    """`mode` None: no filter, and no limit on files. `folder`: where the child may write."""
+    """`mode` None: no filter, and no limit on files. `folder`: where the child may write; `mute`: see `program`."""
 
     role: Role
     mode: Mode | None
     folder: str = ""
+    mute: tuple[int, ...] = ()
 
     def close(self, violation: memoryview) -> list[str]:
         """Shuts this process in, before it has a second thread. Returns what could not be had here.
@@ -30,7 +31,7 @@ class Cell:
         if self.mode == "kill":
             writes = [self.folder] if self.folder else []
             troubles.append(landlock.lay_on(_reads(self.role), writes, connects=self.role is Role.UPLOAD))
-        troubles.append(seccomp.lay_on(self.role, self.mode, violation))
+        troubles.append(seccomp.lay_on(self.role, self.mode, violation, self.mute))
         return [trouble for trouble in troubles if trouble]
 
 

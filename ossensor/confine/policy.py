@@ -6,13 +6,14 @@ say what is allowed; there is no list of what is forbidden.
 Found by strace over the tests in tests/netns, and then thinned by argument: what is left is what Python's allocator,
 threads and sockets do, and each role's own work. What a compromised child would want is not there: no program to start
 (execve), no process to make (fork, clone without CLONE_THREAD), nobody to trace or signal, no socket of a family that
-its role does not need, no filter to take off a capture socket, no code to make (PROT_EXEC), no mount, module, key, BPF
-program or ring of io_uring.
+its role does not need, no filter to take off a capture socket, no frame to send by it, no code to make (PROT_EXEC), no
+mount, module, key, BPF program or ring of io_uring.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import signal
@@ -74,7 +75,7 @@ _WHOLE: Final = 0xFFFFFFFF
 # What an interpreter does while it computes, waits, reads and writes what it has open, and ends. In the order in which
 # they are looked for; the kernel keeps a bitmap of what needs no look at arguments (since 5.11), so it matters little.
 _EVERYONE: Final = """
-    poll ppoll futex read write recvfrom sendto recvmsg sendmsg clock_gettime gettimeofday getpid gettid
+    poll ppoll futex read write recvfrom sendto clock_gettime gettimeofday getpid gettid
     readv writev pread64 lseek fstat close clock_nanosleep nanosleep clock_getres
     brk munmap mremap madvise sched_yield sched_getaffinity getrandom restart_syscall
     rt_sigaction rt_sigprocmask rt_sigreturn fcntl getsockname getpeername getsockopt
@@ -87,7 +88,7 @@ _CALLS: Final = MappingProxyType(
         # list is the longest, and has what is harmless though no test was seen to need it.
         Role.UPLOAD: _EVERYONE
         + """
-        set_robust_list rseq uname sysinfo
+        recvmsg sendmsg set_robust_list rseq uname sysinfo
         connect accept accept4 shutdown setsockopt bind sendmmsg recvmmsg pipe2 pipe eventfd2 socketpair select pselect6
         epoll_create1 epoll_ctl epoll_wait epoll_pwait
         openat open newfstatat stat lstat statx access faccessat faccessat2 readlink readlinkat getcwd getdents64
@@ -96,10 +97,13 @@ _CALLS: Final = MappingProxyType(
         # Filters onto the sockets that it was lent, and the reading of files.
         Role.ENFORCE: _EVERYONE
         + """
-        setsockopt bind newfstatat stat lstat statx readlink readlinkat getcwd getdents64
+        recvmsg sendmsg setsockopt bind newfstatat stat lstat statx readlink readlinkat getcwd getdents64
         """,
     }
 )
+# What of the calls above writes to a descriptor. A packet socket that is read from sends frames, too, and no capability
+# is asked for once it is open.
+_WRITING: Final = ("write", "writev", "sendto")
 _THREADS_ALONE: Final = (Check(0, _CLONE_THREAD, (_CLONE_THREAD,)),)
 _NO_CODE: Final = (Check(2, mmap.PROT_EXEC, (0,)),)
 
@@ -126,6 +130,8 @@ def _checked(role: Role, pid: int) -> dict[str, _Alternatives]:
     if role is Role.CAPTURE:
         # fstat(3) is made of it; with a path it would be a look at a file.
         more["newfstatat"] = ((Check(3, _AT_EMPTY_PATH, (_AT_EMPTY_PATH,)),),)
+        # No second number for a descriptor, by which it could be written to (program(), `mute`).
+        more["fcntl"] = ((Check(1, _WHOLE, (fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL)),),)
     return more | {
         "mmap": mapping,
         "mprotect": (_NO_CODE,),
@@ -163,8 +169,11 @@ def _when(call: str, number: int, alternatives: _Alternatives, then: int, otherw
     return [*text, Line(RET, otherwise), f"not {call}"]
 
 
-def program(role: Role, architecture: Architecture, mode: Mode, pid: int) -> bytes:
-    """The filter for this process, which has this pid: an array of struct sock_filter."""
+def program(role: Role, architecture: Architecture, mode: Mode, pid: int, mute: tuple[int, ...] = ()) -> bytes:
+    """The filter for this process, which has this pid: an array of struct sock_filter.
+
+    `mute`: descriptors to which it writes nothing. For Role.CAPTURE alone, which can give them no other number.
+    """
     numbers = architecture.numbers
     violation = TRAP if mode == "kill" else LOG
     text: Text = [
@@ -185,6 +194,9 @@ def program(role: Role, architecture: Architecture, mode: Mode, pid: int) -> byt
         if name in numbers:
             otherwise = ERRNO | answers[name] if name in answers else violation
             text += _when(name, numbers[name], alternatives, ALLOW, otherwise)
+    if mute:
+        for name in _WRITING:
+            text += _when(name, numbers[name], tuple((Check(0, _WHOLE, (fd,)),) for fd in mute), violation, ALLOW)
     for name in _CALLS[role].split():
         if name in numbers:
             text.append(Line(JEQ, numbers[name], then="allowed"))

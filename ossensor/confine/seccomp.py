@@ -36,7 +36,7 @@ def mode_here(wanted: str) -> Mode | None:
     return "kill" if wanted == "kill" else "log" if wanted == "log" else None
 
 
-def lay_on(role: Role, mode: Mode, violation: memoryview) -> str | None:
+def lay_on(role: Role, mode: Mode, violation: memoryview, mute: tuple[int, ...]) -> str | None:
     """Confines this process. Returns why not, where the kernel cannot.
 
     `violation` is eight bytes that somebody else can read: the number of the call that ended this process, plus one.
@@ -44,7 +44,7 @@ def lay_on(role: Role, mode: Mode, violation: memoryview) -> str | None:
     architecture = ARCHITECTURES.get(platform.machine())
     if architecture is None:
         return f"no table of system calls for {platform.machine()}"
-    text = program(role, architecture, mode, os.getpid())
+    text = program(role, architecture, mode, os.getpid(), mute)
     _sigsys.record_in(violation)
     call = architecture.numbers["seccomp"]
     # TSYNC: there is one thread now, and if that should ever change, the others are not left out.

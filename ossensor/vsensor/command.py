@@ -94,7 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of sentences")
     streams.add_arguments(parser)
     scale_out = parser.add_argument_group(
-        "scale-out", "publish batches to NATS JetStream and keep none here; `ossensor consume` stores them; see README"
+        "scale-out",
+        "publish batches to NATS JetStream and keep none here; `ossensor consume` stores them; see docs/scale-out.md",
     )
     scale_out.add_argument("--jetstream", metavar="URL[,URL]", help="NATS servers: nats://HOST:PORT or tls://HOST:PORT")
     scale_out.add_argument(

@@ -49,8 +49,8 @@ def test_worker_and_uploader_hold_the_descriptors_on_their_list_and_no_other(wor
     uploader = _descriptors(sensor.one(UPLOADER))
     connections = uploader.pop("tcp")
 
-    # The packet socket, again by the ring's mapping; both wakeup ends, and log records; doorbells out and in.
-    assert worker == {"packet": 2, "unix": 3, "pipe": 2}
+    # The packet socket, under one number; both wakeup ends, and log records; doorbells out and in.
+    assert worker == {"packet": 1, "unix": 3, "pipe": 2}
     # The supervisor's channel, the wakeup pair, the senders' pair, log records; of each interface its memory and two
     # doorbells.
     assert uploader == {"unix": 6, "/memfd:ossensor-slots (deleted)": 2, "pipe": 4}

@@ -39,7 +39,13 @@ def heartbeat() -> Iterator[Heartbeat]:
 
 
 def confined(
-    heartbeat: Heartbeat, role: Role, work: Callable[[], object], *, mode: Mode = "kill", folder: str = ""
+    heartbeat: Heartbeat,
+    role: Role,
+    work: Callable[[], object],
+    *,
+    mode: Mode = "kill",
+    folder: str = "",
+    mute: tuple[int, ...] = (),
 ) -> int:
     """How a child ends that does this in its cell: 0, an errno, or a signal as a negative number."""
     pid = os.fork()
@@ -47,7 +53,7 @@ def confined(
         code = 255
         try:
             privileges.drop_everything(os.getuid(), os.getgid())
-            Cell(role, mode, folder).close(heartbeat.violation)
+            Cell(role, mode, folder, mute).close(heartbeat.violation)
             work()
             code = 0
         except OSError as e:
@@ -121,6 +127,48 @@ def test_what_an_argument_forbids(
     ended = confined(heartbeat, role, call(name, *arguments))
 
     assert (ended != -signal.SIGSYS) is (role in allowed)
+
+
+MUTE_ONES = [
+    pytest.param(lambda mute: os.write(mute, b"x"), id="write"),
+    pytest.param(lambda mute: os.writev(mute, [b"x"]), id="writev"),
+    pytest.param(lambda mute: call("sendto", mute, 0, 0, 0)(), id="sendto"),
+    pytest.param(lambda mute: call("sendmsg", mute, 0, 0)(), id="sendmsg"),
+    pytest.param(lambda mute: call("sendmmsg", mute, 0, 0)(), id="sendmmsg"),
+    pytest.param(lambda mute: call("pwrite64", mute, 0, 0)(), id="pwrite64"),
+    pytest.param(lambda mute: call("sendfile", mute, 0, 0)(), id="sendfile"),
+    pytest.param(os.dup, id="another number, fcntl"),
+    pytest.param(lambda mute: call("dup", mute)(), id="another number"),
+    pytest.param(lambda mute: call("dup3", mute, 0, 0)(), id="another's number"),
+    pytest.param(lambda mute: call("recvmsg", mute, 0, 0)(), id="another number, received"),
+    pytest.param(lambda mute: call("setsockopt", mute, 0, 0)(), id="a ring to send from"),
+]
+
+
+@here
+@pytest.mark.parametrize("work", MUTE_ONES)
+def test_a_capture_worker_sends_nothing_by_the_socket_that_it_reads(
+    heartbeat: Heartbeat, work: Callable[[int], object]
+) -> None:
+    """A packet socket sends whatever is written to it, and asks for no capability then."""
+    ours, other = socket.socketpair()
+    with ours, other:
+        assert confined(heartbeat, Role.CAPTURE, lambda: work(ours.fileno()), mute=(ours.fileno(),)) == -signal.SIGSYS
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.recv(1)
+
+
+@here
+def test_what_it_has_to_say_goes_by_the_others(heartbeat: Heartbeat) -> None:
+    ours, other = socket.socketpair()
+
+    def work() -> None:
+        os.write(other.fileno(), b"x")
+        assert ours.recv(1) == b"x"
+
+    with ours, other:
+        assert confined(heartbeat, Role.CAPTURE, work, mute=(ours.fileno(),)) == 0
 
 
 @here

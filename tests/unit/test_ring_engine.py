@@ -41,8 +41,8 @@ class FakeRing(RingEngine):
         super().__init__(unused, 1, size // BLOCK_BYTES, Tuning(size, 100))
         self._memory = memory
 
-    def _map(self) -> mmap.mmap:
-        return mmap.mmap(self._memory, 0)
+    def _map(self) -> memoryview:
+        return memoryview(mmap.mmap(self._memory, 0))
 
 
 class Queue:

@@ -21,7 +21,7 @@ from .vxlan import VNI_MAX
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("streams", "what is stored, told on as it comes; see README")
+    group = parser.add_argument_group("streams", "what is stored, told on as it comes; see docs/vsensor.md")
     group.add_argument(
         "--pcap-over-ip",
         metavar="HOST:PORT",

@@ -101,9 +101,9 @@ class World:
         """How many packets the sensor's end of the link has received, by the kernel's count."""
         return int(self.sensor.links()[interface]["stats64"]["rx"]["packets"])
 
-    def start(self, namespace: Namespace, *argv: str) -> Program:
+    def start(self, namespace: Namespace, *argv: str, env: Mapping[str, str] | None = None) -> Program:
         """Any program, in one of the namespaces, for as long as this world lasts."""
-        program = Program(namespace.inside(*argv), environment({}))
+        program = Program(namespace.inside(*argv), env or environment({}))
         self._stack.callback(program.close)
         return program
 
