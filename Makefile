@@ -120,9 +120,16 @@ chaos: system-test install $(VENV)/.installed-test nats  ## faults of every kind
 	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/chaos tests/netns/test_outages.py tests/netns/test_kills.py \
 	  tests/netns/test_slow_vsensor.py tests/netns/test_handover.py tests/netns/test_scale_out.py $(PYTEST_ARGS)
 
-fuzz: install $(VENV)/.installed-test  ## 100,000 changed requests, and 200 examples of each operation; a quarter of an hour
+fuzz: install $(VENV)/.installed-test $(VENV)/.installed-fuzz  ## every parser by atheris, and 100,000 changed requests; half an hour
+	@$(BIN)/python tests/fuzz/run.py $(FUZZ_ARGS)
 	@OSSENSOR_FUZZ_REQUESTS=100000 OSSENSOR_API_EXAMPLES=200 $(BIN)/pytest -s --timeout 3600 -o faulthandler_timeout=3000 \
 	  tests/unit/test_vsensor_fuzz.py tests/unit/test_vsensor_openapi.py $(PYTEST_ARGS)
+
+# In the tests' environment, beside what they need; `make test` does without.
+$(VENV)/.installed-fuzz: pyproject.toml $(VENV)/.installed-test
+	@echo "installing atheris into $(VENV)"
+	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[fuzz]'
+	@touch $@
 
 bench: system-test install  ## everything measured beside its peers, into docs/performance.md; an hour, root
 	$(call apt,$(SYSTEM_BENCH))

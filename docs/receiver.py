@@ -31,7 +31,8 @@ def sign(key: bytes, parts: list[tuple[str, str]], parameters: str) -> str:
 
 def request_parts(method: str, path: str, query: str, fields: dict[str, str]) -> list[tuple[str, str]]:
     names = sorted(n for n in fields if n.startswith("ossensor-") or n == "content-encoding")
-    where = {"method": method, "authority": fields["host"].removesuffix(":443"), "path": path, "query": f"?{query}"}
+    authority = fields["host"].lower().removesuffix(":443")
+    where = {"method": method, "authority": authority, "path": path, "query": f"?{query}"}
     named = [(f'"{n}"', fields.get(n, "")) for n in ("content-digest", "content-type", *names)]
     return [*((f'"@{name}"', value) for name, value in where.items()), *named]
 

@@ -102,8 +102,15 @@ class Channel:
         return messages
 
 
+def _can_be_sent_on(text: str) -> bool:
+    return len(text) <= _PART_CHARACTERS and text.isascii() and text.isprintable()
+
+
 class Parts:
-    """Puts a text together again. Parts arrive in order or not at all; a text that breaks off is forgotten."""
+    """Puts a text together again. Parts arrive in order or not at all; a text that breaks off is forgotten.
+
+    And one that `send_text` could not send on: the supervisor passes texts from one child to another.
+    """
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -113,7 +120,8 @@ class Parts:
         number, parts, text = message.get("number"), message.get("parts"), message.get("text")
         if number == 0:
             self._texts = []
-        if number != len(self._texts) or not isinstance(text, str) or type(parts) is not int or parts > _MOST_PARTS:
+        fits = number == len(self._texts) and type(parts) is int and parts <= _MOST_PARTS
+        if not fits or not isinstance(text, str) or not _can_be_sent_on(text):
             self._texts = []
             return None
         self._texts.append(text)

@@ -191,10 +191,10 @@ def options(body: bytes | memoryview, at: int) -> Iterator[tuple[int, bytes]]:
     """Codes and values of the options of a block, which begin at this offset of its body. Raises FormatError."""
     while at + 4 <= len(body):
         code, length = struct.unpack_from("<HH", body, at)
+        if at + 4 + length > len(body):  # of the one that ends them too, which has none: Wireshark minds
+            raise FormatError("an option longer than its block")
         if not code:
             return
-        if at + 4 + length > len(body):
-            raise FormatError("an option longer than its block")
         yield code, bytes(body[at + 4 : at + 4 + length])
         at += 4 + (length + 3 & ~3)
 

@@ -23,6 +23,9 @@ _MAGIC: Final = 0x31544F4C534F  # "OSLOT1"
 _CONTROL_BYTES: Final = 4096
 _HEADER_BYTES: Final = 128
 _WORD: Final = 8
+# A sum of words that a compromised worker wrote may be longer than a word. It is cut: the books of that interface are
+# wrong anyway, and say so; the uploader and the supervisor, which serve all interfaces, must not end by it.
+_MOST: Final = 2**64 - 1
 # Where the control page holds the text of the user's filter, which every section names.
 _FILTER_AT: Final = 1024
 _FILTER_BYTES: Final = _CONTROL_BYTES - _FILTER_AT
@@ -159,13 +162,13 @@ class Region:
         return self._words[word]
 
     def set_control(self, word: int, value: int) -> None:
-        self._words[word] = value
+        self._words[word] = value & _MOST
 
     def header(self, slot: int, word: int) -> int:
         return self._words[(_CONTROL_BYTES + slot * _HEADER_BYTES) // _WORD + word]
 
     def set_header(self, slot: int, word: int, value: int) -> None:
-        self._words[(_CONTROL_BYTES + slot * _HEADER_BYTES) // _WORD + word] = value
+        self._words[(_CONTROL_BYTES + slot * _HEADER_BYTES) // _WORD + word] = value & _MOST
 
     def set_headers(self, slot: int, first_word: int, *values: int) -> None:
         """Consecutive words, at a third of the price; in no order, so not those that a successor reads a story from."""

@@ -235,6 +235,11 @@ def _gather(environ: Mapping[str, str]) -> tuple[_Findings, Path]:
     return findings, path
 
 
+def _names(names: Iterable[str]) -> str:
+    """In a line for people; the kernel, too, lets any character but a few stand in a name."""
+    return ", ".join(name if name.isprintable() else ascii(name) for name in names)
+
+
 def _judge(
     findings: _Findings, bpf_fault: Callable[[str], str | None], interface_names: Callable[[], Sequence[str]]
 ) -> Form:
@@ -246,7 +251,7 @@ def _judge(
     if form.network_device and form.network_device != DEFAULT_ROUTE:
         existing = interface_names()
         if missing := [name for name in form.network_device if name not in existing]:
-            findings.fault(DEVICE, f"not here: {', '.join(missing)}; here: {', '.join(existing)}")
+            findings.fault(DEVICE, f"not here: {_names(missing)}; here: {_names(existing)}")
     if form.bpf and (reason := bpf_fault(form.bpf)):
         findings.fault(BPF, reason)
     if 0 < len(form.hmac_key or form.hmac_key_file) < _SHORT_KEY_BYTES:

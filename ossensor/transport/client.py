@@ -207,7 +207,7 @@ class Client:
                 self._prepared(request, where, body), stream=True, timeout=(_CONNECT_TIMEOUT_S, _REPLY_TIMEOUT_S)
             ) as response:
                 content = _whole(response, most_bytes)
-                return Reply(response.status_code, request, dict(response.headers)), content
+                return Reply(response.status_code, request, response.headers), content
         except (requests.RequestException, OSError, ValueError) as e:  # ValueError: the address is none
             self.close()
             raise _NoAnswerError(e) from e

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ossensor.errors import ConfigurationError, Exit
-from ossensor.transport.protocol import Account
+from ossensor.transport.protocol import Account, MalformedError
 
 from .judgement import Batch, Finding, RemovedRun, contradictions, judge
 from .layout import PACKED, PART, Layout
@@ -74,7 +74,11 @@ def _batch(entry: Entry) -> Batch:
 
 
 def _account(books: str | None) -> Account | None:
-    return None if books is None else Account.parse(books)
+    """None also for what cannot be read, which is told as a fault of its stream."""
+    try:
+        return None if books is None else Account.parse(books)
+    except MalformedError:
+        return None
 
 
 def _stream(found: _Found) -> tuple[str, str, str]:
@@ -105,20 +109,28 @@ def _opened(layouts: Sequence[Layout]) -> list[tuple[Layout, Ledger]]:
     opened, faults = [], []
     for layout in layouts:
         try:
-            opened.append((layout, Ledger(layout)))
+            ledger = Ledger(layout)
+            opened.append((layout, ledger))
+            ledger.check_sound()
         except sqlite3.Error as e:
             faults.append(f"{layout.index}: {e}")
         except ConfigurationError as e:
             faults += e.faults
     if faults:
-        for _, ledger in opened:
-            ledger.close()
+        for _, each in opened:
+            each.close()
         raise ConfigurationError(faults)
     return opened
 
 
 def _audit_stream(stream: tuple[str, str, str], all_found: list[_Found], progress: Progress, *, deep: bool) -> Audited:
-    finding = judge(found.judged for found in all_found)
+    judged = [found.judged for found in all_found]
+    finding = judge(judged)
+    finding.faults += (
+        f"batch {one.last}: the index's account of it cannot be read"
+        for one, found in zip(judged, all_found, strict=True)
+        if one.books is None and found.batch.books is not None
+    )
     finding.repeats = sum(found.batch.repeats for found in all_found)
     there = [(f.stored, f.batch) for f in all_found if isinstance(f.batch, Entry) and not f.batch.is_removed]
     # Of each file: its last batch's end, and its length.

@@ -21,7 +21,8 @@ from typing import Final
 from ossensor.antigena.actions import ActionError, parse_action
 from ossensor.errors import ConfigurationError
 
-from .orderbook import Book, Entry, Target
+from .orderbook import Book, Entry, RejectedError, Target
+from .schema import check_sound
 
 FILE_MODE: Final = 0o600
 _LAYOUT: Final = 1
@@ -41,7 +42,8 @@ COMMIT;
 class BookFile:
     """One book and its file. `book` may be read from any thread at any time; changes wait for each other.
 
-    Raises sqlite3.Error when the file cannot be opened, ConfigurationError when it is not of this version.
+    Raises sqlite3.Error when the file cannot be opened, ConfigurationError when it is not of this version,
+    or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,6 +73,7 @@ class BookFile:
             return edited
 
     def _load(self, path: Path) -> Book:
+        check_sound(self._db, path)
         self._db.execute("PRAGMA journal_mode=DELETE")
         # EXTRA flushes the folder, too, when the journal has left it: that is the commit (sqlite.org/pragma.html).
         self._db.execute("PRAGMA synchronous=EXTRA")
@@ -79,11 +82,17 @@ class BookFile:
             self._db.executescript(_SCHEMA.format(id=secrets.token_hex(16)))
         elif layout != _LAYOUT:
             raise ConfigurationError([f"{path} has layout {layout}; this program knows {_LAYOUT}"])
-        ((book_id, version),) = self._db.execute("SELECT id, version FROM book").fetchall()
+        books = self._db.execute("SELECT id, version FROM book").fetchall()
+        if len(books) != 1:
+            raise ConfigurationError([f"{path} has {len(books)} books, where there is one"])
+        ((book_id, version),) = books
         rows = self._db.execute("SELECT target, name, action FROM orders ORDER BY id").fetchall()
         try:
-            orders = [Entry(Target(kind, name), parse_action(json.loads(action))) for kind, name, action in rows]
-        except ActionError as e:
+            orders = [
+                Entry(Target.parse({kind: name or True}), parse_action(json.loads(action)))
+                for kind, name, action in rows
+            ]
+        except (ActionError, RejectedError, ValueError, RecursionError) as e:
             raise ConfigurationError([f"{path} has an order that this program does not know: {e}"]) from e
         families = dict(self._db.execute("SELECT sensor, family FROM families").fetchall())
         return Book(book_id, version, {order.action.id: order for order in orders}, families)

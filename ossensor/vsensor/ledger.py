@@ -101,6 +101,7 @@ class Ledger:
     """One reader. Any call may raise sqlite3.Error: there is no index, or none that can be read."""
 
     def __init__(self, layout: Layout) -> None:
+        self._path = layout.index
         uri = f"{layout.index.absolute().as_uri()}?mode=ro"
         self._db = sqlite3.connect(uri, uri=True, timeout=5.0)
         try:
@@ -118,6 +119,10 @@ class Ledger:
 
     def close(self) -> None:
         self._db.close()
+
+    def check_sound(self) -> None:
+        """Raises ConfigurationError for an index that is damaged, wherever; it is read from end to end for that."""
+        schema.check_sound(self._db, self._path)
 
     def batches(self) -> Iterator[Entry | Removal]:
         """All that is stored, and all that was removed, in the order of sensor, interface, epoch and sequence."""

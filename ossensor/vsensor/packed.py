@@ -81,7 +81,11 @@ class Frames(NamedTuple):
         at = size - _FOOTER.size - table_bytes
         if magic != _FOOTER_MAGIC or descriptor or frames > _FRAMES_MAX or at < _SKIPPABLE.size:
             raise PackedError("it does not end with a table of its frames")
-        sizes = list(_ENTRY.iter_unpack(os.pread(fd, table_bytes, at)))
+        head_and_table = os.pread(fd, _SKIPPABLE.size + table_bytes, at - _SKIPPABLE.size)
+        # Told by nothing that is read here; but without it `zstd -d` would not know where the frames end.
+        if head_and_table[: _SKIPPABLE.size] != _SKIPPABLE.pack(_SKIPPABLE_MAGIC, table_bytes + _FOOTER.size):
+            raise PackedError("its table is not in a frame that zstd passes over")
+        sizes = list(_ENTRY.iter_unpack(head_and_table[_SKIPPABLE.size :]))
         found = cls(
             [0, *accumulate(packed for packed, _ in sizes)], [0, *accumulate(original for _, original in sizes)]
         )
@@ -97,7 +101,7 @@ class Frames(NamedTuple):
     @property
     def table_bytes(self) -> int:
         """Bytes that were read to know all this."""
-        return _FOOTER.size + _ENTRY.size * (len(self.packed) - 1)
+        return _FOOTER.size + _SKIPPABLE.size + _ENTRY.size * (len(self.packed) - 1)
 
     def covering(self, offset: int, length: int) -> range:
         """The numbers of the frames that hold this part of the original; fewer at its end."""
@@ -121,6 +125,7 @@ def _opened(frame: bytes, length: int) -> bytes:
         # The frame says how much memory it needs, and a damaged one may say any number.
         if zstandard.get_frame_parameters(frame).content_size != length:
             raise PackedError("a frame of it is not as long as its table says")
-        return zstandard.ZstdDecompressor().decompress(frame)
+        # Extra data: a flipped bit in the frame's header says that no checksum follows, and four bytes are left over.
+        return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as e:
         raise PackedError(f"a frame of it is damaged: {e}") from e

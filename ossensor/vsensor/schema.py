@@ -87,3 +87,17 @@ def version_of(db: sqlite3.Connection, path: Path) -> int:
     if not 0 <= version <= VERSION:
         raise ConfigurationError([f"{path} has layout {version}; this program knows {VERSION}"])
     return int(version)
+
+
+def check_sound(db: sqlite3.Connection, path: Path) -> None:
+    """Reads all of it. Raises ConfigurationError for a file that holds what nobody wrote into it.
+
+    SQLite looks at a page when it needs it, and then not at what kind a value is: of a damaged page it may give out a
+    NULL where none can be. [M] 2 us for each batch of an index.
+    """
+    try:
+        found = [str(line) for (line,) in db.execute("PRAGMA quick_check(3)")]
+    except UnicodeDecodeError:  # of SQLite's own message, which quotes the schema
+        found = ["its schema is no text"]
+    if found != ["ok"]:
+        raise ConfigurationError([f"{path} is damaged: {'; '.join(' '.join(line.split()) for line in found)}"])

@@ -18,6 +18,7 @@ _SHB: Final = 0x0A0D0D0A
 _IDB: Final = 1
 _ISB: Final = 5
 _MAGIC: Final = 0x1A2B3C4D
+_MINORS: Final = frozenset({0, 2})  # the same format under two numbers (the draft, section 4.1); tools take no other
 _SHB_HEAD: Final = struct.Struct("<IIIHHq")  # type, total length, magic, major, minor, section length
 _BLOCK_HEAD: Final = struct.Struct("<II")  # type, total length
 _TAIL: Final = struct.Struct("<I")  # total length, repeated
@@ -55,9 +56,10 @@ def _malformed(why: str) -> SectionError:
 def inflated_bytes(body: bytes | bytearray) -> int:
     """The size that the zstd frame in `body` declares, before anything is decompressed.
 
-    Raises SectionError: TOO_LARGE above MAX_SECTION_BYTES, MALFORMED for what is no frame, or one that does not
-    declare its size. A frame without a size can only be bounded by stopping in the middle of it, and python-zstandard
-    then does not say whether bytes followed it; our sensor compresses in one call, which always declares.
+    Raises SectionError: TOO_LARGE above MAX_SECTION_BYTES, MALFORMED for what is no frame, or one that is empty or does
+    not declare its size. A frame without a size can only be bounded by stopping in the middle of it, and
+    python-zstandard then does not say whether bytes followed it; our sensor compresses in one call, which always
+    declares.
     """
     if body[:4] != _FRAME_MAGIC:  # skippable frames have other magics, and nothing to store
         raise _malformed("not a zstd frame")
@@ -67,6 +69,9 @@ def inflated_bytes(body: bytes | bytearray) -> int:
         raise _malformed("the zstd frame's header is damaged") from e
     if size == zstandard.CONTENTSIZE_UNKNOWN:
         raise _malformed("the zstd frame does not declare its size")
+    if size == 0:
+        # No section is empty; and python-zstandard makes nothing of such a frame without looking at what is in it.
+        raise _malformed("the zstd frame declares that it is empty")
     if size > MAX_SECTION_BYTES:
         raise SectionError(Outcome.TOO_LARGE, "the section is over the limit")
     return size
@@ -106,9 +111,9 @@ def check(section: bytes | bytearray) -> None:
     if len(section) > MAX_SECTION_BYTES:
         raise SectionError(Outcome.TOO_LARGE, "the section is over the limit")
     shb = _length_of_block(section, 0, _SHB, _SHB_MIN)
-    _, _, magic, major, _, section_bytes = _SHB_HEAD.unpack_from(section)
-    if magic != _MAGIC or major != 1:
-        raise _malformed("not little-endian pcapng 1.x")
+    _, _, magic, major, minor, section_bytes = _SHB_HEAD.unpack_from(section)
+    if magic != _MAGIC or major != 1 or minor not in _MINORS:
+        raise _malformed("not little-endian pcapng 1.0")
     # -1, "not specified", is legal pcapng; then a reader must walk to find the next section. Ours always says.
     if section_bytes != len(section) - shb:
         raise _malformed("the section's length is not the body's")
@@ -119,6 +124,19 @@ def check(section: bytes | bytearray) -> None:
         raise _malformed("the last block has an impossible length")
     if _length_of_block(section, last, _ISB, _ISB_MIN) != isb:
         raise _malformed("the last block gives two lengths")
+    if _TAIL.unpack_from(section, last + _BLOCK_HEAD.size) != (0,):
+        raise _malformed("statistics of another interface than the one")
+    for start, end, options_at in ((0, shb, _SHB_MIN), (shb, shb + idb, _IDB_MIN), (last, len(section), _ISB_MIN)):
+        _check_options(memoryview(section)[start + 8 : end - _TAIL.size], options_at - 8 - _TAIL.size)
+
+
+def _check_options(body: memoryview, at: int) -> None:
+    """Wireshark reads a file no further than to options that do not fit into their block."""
+    try:
+        for _ in pcapng.options(body, at):
+            pass
+    except pcapng.FormatError as e:
+        raise _malformed(str(e)) from e
 
 
 def span(section: bytes | bytearray) -> Span | None:

@@ -7,8 +7,10 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Final, Self
 
+from ossensor.transport.protocol import MAX_SECTION_BYTES
+
 from .layout import PACKED
-from .packed import Frames, PackedError
+from .packed import Frames
 
 # Of compressed files: 64 tables with 4,096 frames each are some 20 MB, and 64 frames 16 MB. Frames are kept because a
 # quiet interface's hold some hundred batches, which are asked for one after the other.
@@ -38,15 +40,17 @@ class Stored:
         try:
             with self._open(file) as fd:
                 return self._frames(file, fd).length if fd.packed else os.fstat(fd.number).st_size
-        except (OSError, PackedError) as e:
+        except (OSError, ValueError) as e:  # ValueError: a name in a damaged index may hold a NUL
             raise _damaged(file, e) from e
 
     def read(self, file: str, offset: int, length: int) -> bytes:
-        """A part of the file, whole. Raises DamagedError."""
+        """A part of the file, whole: one batch, at most. Raises DamagedError."""
+        if not 0 <= length <= MAX_SECTION_BYTES:  # a damaged index may say any number, and memory would be asked for it
+            raise DamagedError(f"{file}: no batch has {length} bytes")
         try:
             with self._open(file) as fd:
                 data = (self._unpacked if fd.packed else self._plain)(file, fd, offset, length)
-        except (OSError, PackedError) as e:
+        except (OSError, ValueError) as e:  # ValueError: a name in a damaged index may hold a NUL
             raise _damaged(file, e) from e
         if len(data) != length:
             raise DamagedError(f"{file} ends at {offset + len(data)}, and {offset + length} bytes of it were stored")
@@ -107,7 +111,7 @@ class _Fd:
         os.close(self.number)
 
 
-def _damaged(file: str, error: OSError | PackedError) -> DamagedError:
+def _damaged(file: str, error: OSError | ValueError) -> DamagedError:
     if isinstance(error, FileNotFoundError):
         return GoneError(f"{file} is not there")
     return DamagedError(f"{file}: {error.strerror if isinstance(error, OSError) else error}")

@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from ossensor.antigena import filters
-from ossensor.antigena.actions import MAX_ACTIONS, MAX_ID_CHARACTERS, Action, ActionError, Network, parse_action
+from ossensor.antigena.actions import (
+    MAX_ACTIONS,
+    MAX_ID_CHARACTERS,
+    MAX_TIME_S,
+    Action,
+    ActionError,
+    Network,
+    parse_action,
+)
 from ossensor.antigena.backlog import newest
 from ossensor.antigena.enforcer import Enforcer as Core
 from ossensor.antigena.enforcer import Mode, Outgoing, Tally
@@ -134,12 +142,10 @@ class Enforcer:
     def _hear(self, text: str) -> None:
         """Orders, with how far the vSensor's clock is ahead of the time since boot."""
         try:
-            values = json.loads(text)
-            orders = Orders.parse(json.dumps(values["orders"]).encode())
-        except (MalformedError, RecursionError) as e:
+            self._ahead_s, orders = _read(text)
+        except MalformedError as e:
             self._trouble("orders", f"orders that cannot be read: {e}")
             return
-        self._ahead_s = values["ahead_s"]
         self._take(orders)
 
     def _empty_table(self) -> Table:
@@ -299,3 +305,20 @@ def _counts(tally: Tally) -> Counter[str]:
     counts.update({f"asked_{side}": number for side, number in tally.asked.items()})
     counts.update({f"refused_{reason.value}": number for reason, number in tally.refused.items()})
     return +counts
+
+
+def _read(text: str) -> tuple[float, Orders]:
+    """How far the vSensor's clock is ahead of the time since boot, and its orders. Raises MalformedError.
+
+    The supervisor has not looked at the text, and the uploader that it is from may be somebody else's by now.
+    """
+    try:
+        values = json.loads(text)
+        orders, ahead_s = Orders.parse(json.dumps(values["orders"]).encode()), values["ahead_s"]
+    except MalformedError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        raise MalformedError("no JSON of orders") from e
+    if not isinstance(ahead_s, int | float) or not abs(ahead_s) < MAX_TIME_S:  # NaN is not
+        raise MalformedError("the time is none")
+    return float(ahead_s), orders

@@ -112,6 +112,7 @@ class Scheduler:
         if (orders.book, orders.version) == self._told or (self._told is None and not orders.actions):
             return  # nothing new, or nothing yet
         ahead_s = self._route.vsensor_time_s() - time.clock_gettime(time.CLOCK_BOOTTIME)
-        if self._tell(json.dumps({"ahead_s": ahead_s, "orders": json.loads(body)})):
+        # Put together as text: what is nested as deeply as JSON's reader takes would be too deep by one level more.
+        if self._tell(f'{{"ahead_s": {json.dumps(ahead_s)}, "orders": {body.decode()}}}'):
             self._told = orders.book, orders.version
             log.log(ANTIGENA, "orders", extra=fields(version=orders.version, actions=len(orders.actions)))

@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -432,6 +432,20 @@ def test_retry_after_is_read_from_an_unsigned_refusal_too_when_it_is_a_number(
     result = client.send(job())
 
     assert (result.outcome, result.retry_after_s) == (None, expected_s)
+
+
+@pytest.mark.parametrize("change", [str.lower, str.upper, str.title])
+def test_the_name_of_a_field_means_the_same_in_any_case(
+    server: Server, client: Client, change: Callable[[str], str]
+) -> None:
+    def script(heard: Heard) -> bytes:
+        reply = signed(heard, Outcome.BUSY, Retry_After="17")
+        return raw(503, {change(name): value for name, value in reply.headers.items()}, b"")
+
+    server.script = script
+    result = client.send(job())
+
+    assert (result.outcome, result.retry_after_s, result.vsensor_time_s) == (Outcome.BUSY, 17.0, NOW_S + 2)
 
 
 def test_an_unsigned_401_asks_whether_the_keys_agree(server: Server, client: Client) -> None:

@@ -276,3 +276,9 @@ def test_parts_that_do_not_fit_are_no_text(messages: list[dict[str, Any]]) -> No
     parts = Parts()
     assert [parts.maybe_whole(message) for message in messages] == [None] * len(messages)
     assert parts.maybe_whole({"number": 0, "parts": 1, "text": "next"}) == "next"
+
+
+@pytest.mark.parametrize("text", ["é" * 12_000, "\x01" * 12_000, "x" * 24_001])
+def test_a_text_that_could_not_be_sent_on_is_none(text: str) -> None:
+    """The supervisor passes orders and reports from child to child, and a message that is too long is a bug there."""
+    assert Parts().maybe_whole({"op": "orders", "number": 0, "parts": 1, "text": text}) is None

@@ -254,6 +254,12 @@ def test_versions_of_another_book_begin_anew(bench: Bench) -> None:
     [
         ('{"ahead_s": 0, "orders": {"book": "x", "version": 2, "actions": []}}', "the book has no name"),
         ('{"ahead_s": 0, "orders": {"book": "", "version": 2, "actions": [1]}}', "the actions are no list of objects"),
+        ('{"ahead_s": NaN, "orders": {"book": "", "version": 2, "actions": []}}', "the time is none"),
+        ('{"ahead_s": "0", "orders": {"book": "", "version": 2, "actions": []}}', "the time is none"),
+        ('{"ahead_s": 0}', "no JSON of orders"),
+        ("[" * 100_000, "no JSON of orders"),
+        ("[]", "no JSON of orders"),
+        ("", "no JSON of orders"),
     ],
 )
 def test_orders_that_cannot_be_read_leave_those_in_force(bench: Bench, text: str, why: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 from ossensor.accounting import Reason
 from ossensor.region import Commit, Control, Header, Region, State
 from ossensor.slots import Closing, Consumer, Pipes, Producer, ring_for_dead
+from ossensor.workers.batcher import rescue
 
 EPOCH = bytes(range(16))
 
@@ -191,6 +192,33 @@ def test_doorbells_that_name_no_slot_of_the_region_are_harmless(
     producer.listen()
 
     assert (consumer.listen(), producer.free) == ([], 4)
+
+
+def test_a_doorbell_that_is_cut_has_all_headers_looked_at(producer: Producer, consumer: Consumer, pipes: Pipes) -> None:
+    consumer.listen()
+    os.write(pipes.ready_write, b"x")
+    slot = publish(producer, 0)
+
+    assert [batch.slot for batch in consumer.listen()] == [slot]
+
+
+def test_counts_that_a_worker_set_to_their_largest_stop_nobody(
+    region: Region, producer: Producer, consumer: Consumer, pipes: Pipes
+) -> None:
+    most = 2**64 - 1
+    publish(producer, 0, packets=3)
+    begun = producer.begin(EPOCH)
+    for word in (Control.DELIVERED, Control.COMMITTED, Control.EPOCH_START):
+        region.set_control(word, most)
+    for word in (Header.BASE, Header.SEQUENCE):
+        region.set_header(begun, word, most)
+    (batch,) = consumer.listen()
+    consumer.settle(batch)
+    rescue(Producer(region, pipes.ready_write, pipes.free_read))
+    region.set_control(Control.COMMITTED, 0)
+    region.set_totals(5, 0, {Reason.WORKER_DIED: 5 - region.committed_in_epoch()})
+
+    assert (region.delivered(), [region.state(slot) for slot in range(4)]) == (2, [State.FREE] * 4)
 
 
 def test_committed_believes_the_slot_when_a_kill_fell_between_the_two_stores(

@@ -109,6 +109,13 @@ def _lying(size: int) -> bytes:
     return frame[:4] + bytes([0xA0]) + size.to_bytes(4, "little") + frame[7:]
 
 
+def _emptied(data: bytes) -> bytes:
+    """A frame of this data that declares, in its one byte for that, that it holds nothing."""
+    frame = _zstd(data[:200])
+    assert frame[4:6] == bytes([0x20, 200])
+    return frame[:5] + b"\0" + frame[6:]
+
+
 def _undeclared(data: bytes) -> bytes:
     compressor = zstandard.ZstdCompressor().compressobj()
     return compressor.compress(data) + compressor.flush()
@@ -128,6 +135,7 @@ FRAMES = {
     "declares the limit": (_lying(MAX_SECTION_BYTES), Outcome.MALFORMED),
     "declares more than the limit": (_lying(MAX_SECTION_BYTES + 1), Outcome.TOO_LARGE),
     "declares 4 GiB": (_lying(2**32 - 1), Outcome.TOO_LARGE),
+    "is empty, with something in it": (_emptied(GOOD), Outcome.MALFORMED),
     "declares nothing": (_undeclared(GOOD), Outcome.MALFORMED),
     "declares nothing, too large": (_undeclared(bytes(MAX_SECTION_BYTES + 1)), Outcome.MALFORMED),
     "skippable frame": (SKIPPABLE, Outcome.MALFORMED),
