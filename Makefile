@@ -3,8 +3,8 @@
 # Python 3.11, 3.12 or 3.13: Debian 12's own, unless another is named: make PYTHON=python3.13 VENV=.venv-3.13
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install run test lint page chaos fuzz bench bench-quick containers lock wheel audit suricata nats system
-.PHONY: system-page system-test clean
+.PHONY: help install run test lint page coverage mutations chaos fuzz bench bench-quick containers lock wheel audit suricata
+.PHONY: nats system system-page system-test clean
 
 # Tests start hundreds of interpreters: where this is set, each compiles everything again, and all takes half as long again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -115,6 +115,19 @@ endef
 test: lint suricata nats system-page  ## lint, types, and every test; in a user namespace where there is no root
 	@$(call pytest,-n 3 --dist loadscope -m "not alone"); together=$$?; \
 	$(call pytest,-m alone) && exit $$together
+
+# The tests that the core is to be covered by; what others happen to call is not meant to be tried.
+CORE_TESTS := tests/model tests/ecs/test_add_sidecar.py $(patsubst %,tests/unit/test_%.py,accounting antigena_actions \
+  antigena_backlog antigena_enforcer antigena_filters antigena_guards antigena_pace antigena_resets antigena_segments \
+  antigena_table antigena_watch antigena_words assembler backoff budget children compression confine direct endpoint ere \
+  errors filters hostport interfaces introduction order_replies orderbook orders outages pcapng protocol ratelimit recipe \
+  region registration retry settings signing slots spoolfile status variables vsensor_replay vsensor_section window)
+
+coverage: install $(VENV)/.installed-test  ## every branch of the pure core is taken by a unit test; some minutes
+	@mkdir -p .run && $(BIN)/coverage run -m pytest -q $(CORE_TESTS) $(PYTEST_ARGS) && $(BIN)/coverage report
+
+mutations: system install $(VENV)/.installed-test  ## faults injected into a copy, one by one: a test must notice each; WORDS=
+	@$(BIN)/python tests/mutations/run.py $(WORDS)
 
 chaos: system-test install $(VENV)/.installed-test nats  ## faults of every kind at once, half an hour; outages of a minute each; root
 	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/chaos tests/netns/test_outages.py tests/netns/test_kills.py \

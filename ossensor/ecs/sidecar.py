@@ -80,6 +80,8 @@ def put(task: Task, wanted: Sidecar) -> None:
     container = Node({} if there is None else there.members, task.node.spell)
     environment = environment_of(container, wanted)
     secrets = {**named(container, "secrets", "valueFrom"), KEY: wanted.key_from}
+    # ECS refuses a name that is both a variable and a secret.
+    secrets = {name: origin for name, origin in secrets.items() if name not in environment}
     _set(container, "name", wanted.name)
     _set(container, "image", wanted.image)
     _set(container, "essential", False)
@@ -89,8 +91,8 @@ def put(task: Task, wanted: Sidecar) -> None:
     _set(container, "linuxParameters", {**_kept(container, "linuxParameters"), **_linux(container)})
     _set(container, "restartPolicy", _RESTART)
     _set(container, "healthCheck", _HEALTH)
-    _set_raw(container, "environment", _merged(container, "environment", "value", environment, without={KEY}))
-    _set_raw(container, "secrets", _merged(container, "secrets", "valueFrom", secrets, without={*environment}))
+    _set_raw(container, "environment", _merged(container, "environment", "value", environment))
+    _set_raw(container, "secrets", _merged(container, "secrets", "valueFrom", secrets))
     if (log := _log(task, container, wanted)) is not None:
         _set_raw(container, "logConfiguration", log)
     if there is None:
@@ -186,11 +188,10 @@ def named(container: Node, name: str, value: str) -> dict[str, Any]:
     return pairs
 
 
-def _merged(container: Node, name: str, value: str, wanted: Mapping[str, Any], *, without: set[str]) -> list[Any]:
-    """The list of {name, value} objects that says what `wanted` says, in the order that it had.
+def _merged(container: Node, name: str, value: str, wanted: Mapping[str, Any]) -> list[Any]:
+    """The list of {name, value} objects that says what `wanted` says and no more, in the order that it had.
 
-    Items that are computed, or named by what is, stay; and so does what else an item has. The names `without` go:
-    ECS refuses one that is both a variable and a secret.
+    Items that are computed, or named by what is, stay; and so does what else an item has.
     """
     name_key, value_key = container.spell("name"), container.spell(value)
     rest = dict(wanted)
@@ -199,13 +200,9 @@ def _merged(container: Node, name: str, value: str, wanted: Mapping[str, Any], *
         key = item.get(name_key) if isinstance(item, dict) else None
         if not isinstance(key, str):
             items.append(item)
-        elif key in without:
-            continue
         elif key in rest:
             items.append({**item, value_key: rest.pop(key)})
-        elif key not in wanted:
-            items.append(item)
-    return [*items, *({name_key: key, value_key: what} for key, what in rest.items() if key not in without)]
+    return [*items, *({name_key: key, value_key: what} for key, what in rest.items())]
 
 
 def _kept(container: Node, name: str) -> dict[str, Any]:

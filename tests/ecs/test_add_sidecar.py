@@ -185,6 +185,14 @@ def test_what_was_a_secret_stays_one_or_becomes_a_variable_and_is_never_both(add
     }
 
 
+def test_a_variable_that_is_there_twice_is_there_once(add: Any) -> None:
+    task = add(API["least"]).document
+    once = copy.deepcopy(task)
+    sensor_of(task)["environment"] += sensor_of(task)["environment"]
+
+    assert add(task).document == once
+
+
 def test_what_only_ecs_sets_is_all_that_a_described_definition_loses() -> None:
     described = set(ECS.shape_for("TaskDefinition").members)
 
@@ -207,6 +215,12 @@ def test_a_template_gets_the_sensor_in_its_own_spelling_and_keeps_what_it_comput
     assert [name for name in sensor if not name[0].isupper()] == []
 
 
+def test_the_properties_alone_come_out_as_those_of_the_template(add: Any) -> None:
+    properties = TEMPLATE["Resources"]["Web"]["Properties"]
+
+    assert add(properties).document == add(TEMPLATE).document["Resources"]["Web"]["Properties"]
+
+
 @pytest.mark.slow
 def test_a_template_with_the_sensor_is_clean_to_cfn_lint(add: Any, tmp_path: Path) -> None:
     arguments = (*ARGUMENTS[:-1], '{"Ref": "SensorKey"}')
@@ -218,8 +232,14 @@ def test_a_template_with_the_sensor_is_clean_to_cfn_lint(add: Any, tmp_path: Pat
     assert (lint.returncode, lint.stdout, lint.stderr) == (0, "", "")
 
 
-def test_a_computed_item_of_a_list_stays_in_it(add: Any) -> None:
-    item = {"Fn::If": ["Debug", {"Name": "OSSENSOR_DEBUG", "Value": "5"}, {"Ref": "AWS::NoValue"}]}
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"Fn::If": ["Debug", {"Name": "OSSENSOR_DEBUG", "Value": "5"}, {"Ref": "AWS::NoValue"}]},
+        {"Name": {"Ref": "Which"}, "Value": "5"},
+    ],
+)
+def test_an_item_of_a_list_that_is_computed_or_named_by_what_is_stays_in_it(item: Any, add: Any) -> None:
     resource = add(RESOURCE).document
     resource["Properties"]["ContainerDefinitions"][1]["Environment"].insert(0, item)
 
@@ -274,6 +294,7 @@ def with_container(**members: Any) -> dict[str, Any]:
         ({k: v for k, v in LEAST.items() if k != "cpu"}, "cpu is missing"),
         ({**LEAST, "cpu": "300"}, "cpu is 300: Fargate has 256, 512"),
         ({**LEAST, "cpu": "a lot"}, "cpu is 'a lot': not a size"),
+        ({**LEAST, "cpu": "0.25"}, "cpu is '0.25': not a size"),
         ({**LEAST, "memory": "1536"}, "memory is 1536: with 256 of CPU, Fargate has 512, 1024, 2048 MiB"),
         ({**LEAST, "ipcMode": "task"}, "ipcMode: not on Fargate"),
         ({**LEAST, "pidMode": "host"}, "pidMode is host"),

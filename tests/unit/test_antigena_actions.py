@@ -21,6 +21,7 @@ from ossensor.antigena.actions import (
     ActionError,
     End,
     Side,
+    id_ok,
     parse_action,
 )
 
@@ -270,3 +271,13 @@ def test_a_quarantine_of_one_direction_asks_who_opened() -> None:
 
 def test_it_is_in_force_from_its_start_until_before_its_end() -> None:
     assert [BLOCK.in_force(now_s) for now_s in (999.9, 1000, 1059.9, 1060)] == [False, True, True, False]
+
+
+@pytest.mark.parametrize("text", ["a", "A-1_b.c", "0" * 64, "7"])
+def test_a_name_of_an_order_may_stand_in_a_path(text: str) -> None:
+    assert id_ok(text)
+
+
+@pytest.mark.parametrize("text", ["", "-a", ".a", "_a", "a/b", "a b", "0" * 65, "a\n", "\u00e4"])
+def test_a_name_that_could_be_something_else_in_a_path_is_none(text: str) -> None:
+    assert not id_ok(text)

@@ -206,6 +206,10 @@ def test_whoever_cannot_be_said_to_have_opened_a_connection_keeps_it_and_that_is
 
     assert one.process(both_high.packet(), 1) == []
     assert one.report() == {"q": Tally(refused=Counter({Refusal.UNKNOWN_OPENER: 1}))}
+    # By each filter that shows it, for the orders of that filter alone.
+    assert [one.process(both_high.packet(), 1, program) for program in ({"a"}, {"q"})] == [[], []]
+    counts = {"matched": 0, "closed": 0, "unconfirmed": 0, "sent": {}, "asked": {}, "withheld": 0}
+    assert one.report()["q"].to_json() == counts | {"refused": {"unknown_opener": 1}}
 
 
 def test_a_packet_that_two_filters_show_is_answered_once() -> None:

@@ -177,15 +177,16 @@ def test_single_hosts_are_answered() -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_ahead_of_a_segment_each_end_gets_one_reset_for_each_step(version: int) -> None:
-    found = tcp(version, flags="PA", seq=2**32 - 2, ack=100)
-    sent = answers(found, Ahead(steps=2, to_source=10, to_destination=3))
+    for sequence, acknowledgment in ((2**32 - 2, 100), (7, 2**32 - 11)):
+        found = tcp(version, flags="PA", seq=sequence, ack=acknowledgment)
+        sent = answers(found, Ahead(steps=2, to_source=10, to_destination=3))
 
-    after = found.after
-    assert [(one.to, one.sequence) for one in sent] == [
-        ("source", 100),
-        ("destination", after),
-        ("source", 110),
-        ("destination", (after + 3) % 2**32),
-        ("source", 120),
-        ("destination", (after + 6) % 2**32),
-    ]
+        assert [(one.to, one.sequence) for one in sent] == [
+            ("source", acknowledgment),
+            ("destination", sequence),
+            ("source", (acknowledgment + 10) % 2**32),
+            ("destination", (sequence + 3) % 2**32),
+            ("source", (acknowledgment + 20) % 2**32),
+            ("destination", (sequence + 6) % 2**32),
+        ]
+        assert [read(version, one.packet)[TCP].seq for one in sent] == [one.sequence for one in sent]

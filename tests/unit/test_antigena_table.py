@@ -148,3 +148,13 @@ def test_an_order_about_a_host_is_a_candidate_for_packets_of_that_host_alone(cou
 
     assert [a.id for a in force.candidates(ip_address("10.0.0.7"), ip_address("192.0.2.1"))] == ["7"]
     assert force.candidates(ip_address("10.9.0.7"), ip_address("192.0.2.1")) == []
+
+
+def test_what_holds_is_the_same_object_until_it_changes_also_when_a_message_comes_in_between() -> None:
+    table = Table()
+    table.apply(1, [order("a"), order("later", 50, 150)], 10)
+    held = table.in_force(10)
+    table.apply(2, [order("a"), order("later", 60, 150)], 10)
+
+    assert [table.in_force(now_s) is held for now_s in (10, 59, 60, 100, 10)] == [True, True, False, False, False]
+    assert [action.id for action in table.orders] == ["a", "later"]

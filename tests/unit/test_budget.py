@@ -125,3 +125,12 @@ def test_descriptors_that_are_short_leave_some_interfaces_out_and_the_rest_whole
     assert "RLIMIT_NOFILE" in b.refusal()
     b.give_back("eth0")
     assert list(b.grant(["eth2", "eth3"])) == ["eth2"]
+
+
+def test_what_a_predecessor_gave_out_is_given_out() -> None:
+    b = budget()
+    b.inherited("eth0", Share(16 * MB, 32 * MB))
+
+    assert b.left_mb == 256 - 48
+    b.give_back("eth0")
+    assert b.left_mb == 256

@@ -162,3 +162,35 @@ def test_a_hopeless_child_is_never_due_again() -> None:
 
     assert child.ended(Exit.CONFIGURATION, 1.0) is State.FAILED
     assert (child.due(1e9), child.alive) == (False, False)
+
+
+def test_failures_count_until_it_has_been_healthy_for_a_minute_and_only_while_it_lives() -> None:
+    child = Child("x")
+    child.could_not_start(0.0, "no memory")
+    child.started(child.due_s)
+    healthy_s = child.due_s + 60.0
+
+    assert [child.failing(now_s) for now_s in (healthy_s - 0.1, healthy_s)] == [1, 0]
+    child.step(Event.DIED)
+    assert (child.failing(healthy_s), child.trouble) == (1, "no memory")
+
+
+def test_a_drain_ends_the_back_off() -> None:
+    child = Child("x")
+    child.could_not_start(100.0)
+    assert not child.due(100.0)
+
+    child.hurry()
+    assert child.due(100.0)
+
+
+def test_one_that_was_struck_in_the_drain_has_a_successor_at_once_which_is_told_to_stop() -> None:
+    child = Child("x")
+    child.started(0.0)
+    child.step(Event.STOP)
+    child.struck_in_drain()
+
+    assert (child.due(1.0), child.restarts, child.failures) == (True, 1, 0)
+    child.started(1.0)
+    child.step(Event.STOP)
+    assert child.ended(Exit.DRAINED, 2.0) is State.STOPPED

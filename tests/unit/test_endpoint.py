@@ -217,6 +217,15 @@ def test_stale_news_of_an_address_that_is_not_in_use_is_ignored() -> None:
     assert (e.address, e.wants(0.0)) == ("192.0.2.2", State.UNPROVEN)
 
 
+def test_an_answer_from_an_address_that_is_not_in_use_forgets_no_failure_of_the_one_that_is() -> None:
+    e = open_it(endpoint(), "192.0.2.1", "192.0.2.2")
+    old = e.generation
+    e.failed(old, 0.0)
+    prove_it(e).succeeded(old)
+
+    assert (e.concurrency(4), e.reachable) == (1, False)
+
+
 def test_news_that_comes_while_waiting_does_not_lengthen_the_wait() -> None:
     e = open_it(endpoint())
     generation = e.generation

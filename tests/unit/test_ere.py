@@ -215,3 +215,15 @@ def test_the_compiled_pattern_is_freed_once_with_the_object(monkeypatch: pytest.
 
     assert freed == [of_dropped]
     assert kept.search("a")
+
+
+def test_a_libc_that_runs_out_of_memory_is_not_taken_for_no_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = Ere("a")
+    monkeypatch.setattr(ere, "_regexec", lambda *_: 12)  # REG_ESPACE
+
+    with pytest.raises(MemoryError, match="Memory exhausted"):
+        pattern.search("a")
+
+
+def test_a_pattern_shows_what_it_was_made_of() -> None:
+    assert repr(Ere("^eth")) == "Ere('^eth')"

@@ -15,6 +15,7 @@ from ossensor.interfaces import (
     default_route_interfaces,
     enumerate_interfaces,
 )
+from ossensor.settings import InterfaceSettings
 
 LO = Interface("lo", 1, loopback=True, up=True)
 ETH0 = Interface("eth0", 2, loopback=False, up=True)  # has the default route
@@ -220,3 +221,10 @@ def test_default_route_interfaces_are_of_both_families_without_loopback(monkeypa
 def test_a_kernel_without_ipv6_has_no_table_and_that_is_no_error() -> None:
     assert module._proc("nosuch_route") == b""
     assert module._proc("route").startswith(b"Iface")
+
+
+def test_rules_are_those_of_the_settings() -> None:
+    rules = Rules.from_settings(InterfaceSettings(("eth7", "lo"), ("^veth", "7$"), (".",), []))
+
+    assert rules.device == ("eth7", "lo")
+    assert [[one.pattern for one in listed] for listed in (rules.exclude, rules.include)] == [["^veth", "7$"], ["."]]

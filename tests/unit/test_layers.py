@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
@@ -65,6 +66,21 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "systemd.install",
     ),
 )
+# Of the two lowest layers, what speaks to the kernel, to a file or to a clock. The rest is the pure core, and the
+# sidecar's documents with it: what `make coverage` reports on (pyproject.toml).
+BELOW_BUT_IMPURE = {
+    *("", "configfile", "durable", "mapping", "netlink", "steady"),
+    *("childlog", "complaints", "control", "logs", "antigena.token"),
+    *("status.asking", "status.server", "systemd.fdstore", "systemd.notify"),
+}
+PURE_ABOVE = {"ecs.document", "ecs.fargate", "ecs.objections", "ecs.sidecar"}
+# A module that imports one of these waits, looks at a clock or tells somebody. Sockets and os are not here: of these,
+# the core has constants, and slots their own memory and pipes.
+NOT_PURE = {
+    *("asyncio", "logging", "multiprocessing", "queue", "select", "selectors", "sqlite3", "subprocess", "tempfile"),
+    *("threading", "time"),
+}
+
 # A package's own __init__ holds its docstring; whatever stands in one must be fit for every importer.
 BARE_PACKAGES = {
     *("transport", "capture", "workers", "vsensor", "vsensor.streams", "vsensor.jetstream"),
@@ -181,6 +197,11 @@ def read_all(root: Path) -> dict[str, Source]:
 SOURCES = read_all(ROOT)
 SENSOR = {m: s for m, s in SOURCES.items() if not f"{m}.".startswith("vsensor.") and m not in BARE_PACKAGES}
 VSENSOR = {m: s for m, s in SOURCES.items() if f"{m}.".startswith("vsensor.")}
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+CORE = {
+    file.removeprefix("ossensor/").removesuffix(".py").replace("/", ".")
+    for file in PROJECT["tool"]["coverage"]["report"]["include"]
+}
 
 
 def faults(sources: dict[str, Source]) -> list[str]:
@@ -223,6 +244,20 @@ def users(*names: str, sources: dict[str, Source] = SOURCES) -> set[str]:
 
 def test_imports_run_from_the_upper_layer_to_the_lower_and_every_module_has_its_layer() -> None:
     assert faults(SENSOR) == []
+
+
+def test_the_pure_core_is_the_two_lowest_layers_without_what_is_known_to_be_impure() -> None:
+    lowest = {m for m in SENSOR if layer(m) in {0, 1}}
+
+    assert lowest >= BELOW_BUT_IMPURE
+    assert CORE - set(VSENSOR) == lowest - BELOW_BUT_IMPURE | PURE_ABOVE
+    assert set(SOURCES) >= CORE
+
+
+def test_the_pure_core_neither_waits_nor_looks_at_a_clock_nor_tells_anybody() -> None:
+    imports = {(m, path.partition(".")[0]) for m in CORE for path, _ in SOURCES[m].imports(set(SOURCES))}
+
+    assert {(m, path) for m, path in imports if path in NOT_PURE} == set()
 
 
 def test_no_modules_load_each_other_in_a_circle() -> None:

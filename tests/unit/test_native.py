@@ -107,6 +107,98 @@ def test_a_signal_ends_the_gathering() -> None:
     assert (naps, caught) == (0, [signal.SIGALRM])
 
 
+# Of a block's and a packet's header, as ring_memory.put_block writes them (linux/if_packet.h).
+BLOCK_LENGTH, FIRST_PACKET = 20, 16
+NEXT, SNAPLEN, MAC = 0, 12, 24
+# Where the headers of two packets of 60 bytes lie in a block.
+FIRST, LAST = 48, 48 + 144
+
+
+def test_a_whole_ring_is_copied_once() -> None:
+    ring = bytearray(2 * BLOCK)
+    for n in range(2):
+        put_block(ring, n * BLOCK, n + 1, [Frame(bytes([n]))])
+
+    assert _native.copy(ring, BLOCK, 1, bytearray(ROOM), 0, ROOM, 262_144, True, True)[:2] == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "claimed,needed",
+    [
+        pytest.param(48 + 3 * 184, 48 + 3 * (184 - 32), id="by the guess"),  # as put_block writes it, see SHRINKS_BY
+        pytest.param(0, 3 * (32 + 100), id="by what it is, when it says that it is short"),
+    ],
+)
+def test_a_block_is_taken_when_there_is_room_to_the_byte(claimed: int, needed: int) -> None:
+    ring = bytearray(BLOCK)
+    put_block(ring, 0, 1, [Frame(bytes(100), ts_ns=5)] * 3)
+    struct.pack_into("=I", ring, BLOCK_LENGTH, claimed)
+
+    results = [
+        _native.copy(ring, BLOCK, 1, bytearray(ROOM), 8, 8 + room, 262_144, True, True) for room in (needed, needed - 1)
+    ]
+
+    assert results == [(1, 3, 8 + 3 * (32 + 100), 5, 5, False), (0, 0, 8, 0, 0, True)]
+
+
+def test_what_was_in_the_slot_is_in_no_padding() -> None:
+    sizes = range(1, 9)
+    ring, slot = bytearray(BLOCK), bytearray(b"\xff" * ROOM)
+    put_block(ring, 0, 1, [Frame(bytes(n)) for n in sizes])
+
+    used = _native.copy(ring, BLOCK, 1, slot, 0, ROOM, 262_144, True, True)[2]
+
+    at = 0
+    for n in sizes:
+        length = 32 + n + -n % 4
+        assert slot[at + 28 : at + length - 4] == bytes(length - 32)
+        at += length
+    assert (at, slot[used:]) == (used, b"\xff" * (ROOM - used))
+
+
+@pytest.mark.parametrize(
+    "at,value",
+    [
+        pytest.param(BLOCK_LENGTH, BLOCK + 1, id="longer than it is"),
+        pytest.param(FIRST_PACKET, BLOCK - 47, id="its first packet has no room for its header"),
+        pytest.param(FIRST_PACKET, BLOCK + FIRST, id="its first packet is the next block's"),
+        pytest.param(FIRST + NEXT, 82 + 59, id="a packet lies over the one before"),
+        pytest.param(FIRST + NEXT, 0, id="a packet follows itself"),
+        pytest.param(FIRST + SNAPLEN, 2**32 - 1, id="a packet is as long as can be"),
+        pytest.param(LAST + SNAPLEN, BLOCK - LAST - 82 + 1, id="its last packet ends behind it"),
+        pytest.param(FIRST + MAC, 47, id="a packet begins in its own header"),
+        pytest.param(LAST + MAC, 2**16 - 1, id="its last packet begins behind it"),
+    ],
+)
+def test_a_block_that_cannot_be_true_is_damaged_and_what_came_before_it_is_not(at: int, value: int) -> None:
+    ring, slot = bytearray(3 * BLOCK), bytearray(2 * ROOM)
+    for n, frames in enumerate(([Frame(b"good")], [Frame(bytes(60))] * 2, [Frame(b"next")] * 3)):
+        put_block(ring, n * BLOCK, n + 1, frames)
+    struct.pack_into("=H" if at % 48 == MAC else "=I", ring, BLOCK + at, value)
+
+    assert _native.copy(ring, BLOCK, 1, slot, 0, 2 * ROOM, 262_144, True, True)[:3] == (1, 1, 36)
+    with pytest.raises(ValueError, match="block 2 of the ring is damaged"):
+        _native.copy(ring, BLOCK, 2, slot, 36, 2 * ROOM, 262_144, True, True)
+
+
+def test_a_packet_that_lies_in_the_one_before_is_damage_also_when_it_is_whole() -> None:
+    inner, ring = bytearray(BLOCK), bytearray(BLOCK)
+    put_block(inner, 0, 1, [Frame(b"")])
+    put_block(ring, 0, 1, [Frame(bytes(inner[FIRST : FIRST + 48]) + bytes(82)), Frame(b"")])
+    struct.pack_into("=I", ring, FIRST + NEXT, 82)  # to where the first packet's frame begins
+
+    with pytest.raises(ValueError, match="block 1 of the ring is damaged"):
+        _native.copy(ring, BLOCK, 1, bytearray(ROOM), 0, ROOM, 262_144, True, True)
+
+
+def test_a_packet_may_end_with_its_block() -> None:
+    ring = bytearray(BLOCK)
+    size = BLOCK - 48 - 82
+    put_block(ring, 0, 1, [Frame(bytes(size))])
+
+    assert _native.copy(ring, BLOCK, 1, bytearray(2 * ROOM), 0, 2 * ROOM, 262_144, True, True)[:3] == (1, 1, size + 34)
+
+
 def test_a_block_out_of_its_place_is_damaged() -> None:
     ring = bytearray(2 * BLOCK)
     put_block(ring, 0, 9, [Frame(b"a")])
@@ -154,6 +246,14 @@ def test_a_tag_counts_for_the_length_on_the_wire_and_not_beyond_the_snap_length(
     (packet,) = copied(Frame(ADDRESSES + REST, status=USER | VLAN, tci=3, original=900), snaplen=30)
 
     assert (packet.data, packet.original_length) == (ADDRESSES + bytes.fromhex("81000003") + REST[:14], 904)
+
+
+def test_a_tag_counts_for_the_snap_length_and_is_left_out_where_that_would_cut_it() -> None:
+    plain, tagged = ADDRESSES + REST, ADDRESSES + bytes.fromhex("81000003") + REST
+    for snaplen in (0, 11, 12, 15, 16, 17, len(plain), len(plain) + 1, len(tagged), len(tagged) + 1):
+        (packet,) = copied(Frame(plain, status=USER | VLAN, tci=3), snaplen=snaplen)
+
+        assert packet.data == (tagged[:snaplen] if snaplen >= 16 else plain[:snaplen])
 
 
 def test_no_tag_is_put_into_what_has_no_ethernet_header() -> None:
@@ -237,6 +337,62 @@ def test_a_field_that_does_not_hold_the_pseudo_headers_sum_is_left_alone() -> No
     (cut,) = copied(Frame(left[:-10], original=len(left), status=USER | CSUM_NOT_READY))
 
     assert (good.data, cut.data) == (final, left[:-10])
+
+
+@pytest.mark.parametrize("version,length_at", [(4, 16), (6, 18)])
+def test_a_packet_that_is_too_long_to_say_its_length_is_finished_and_left_alone_if_it_was_cut(
+    version: int, length_at: int
+) -> None:
+    """BIG TCP: the field holds 0, and where the frame ends, the packet does."""
+    left, final = (frame[:length_at] + bytes(2) + frame[length_at + 2 :] for frame in packet_of(version, 6, b"x" * 100))
+
+    (finished,) = copied(Frame(left, status=USER | CSUM_NOT_READY))
+    (cut,) = copied(Frame(left, original=len(left) + 1, status=USER | CSUM_NOT_READY))
+
+    assert (finished.data, cut.data) == (final, left)
+
+
+def test_the_trailer_of_a_short_frame_is_no_part_of_its_checksum() -> None:
+    left, final = packet_of(4, 17, b"x")
+
+    (finished,) = copied(Frame(left + b"trailer", status=USER | CSUM_NOT_READY))
+
+    assert finished.data == final + b"trailer"
+
+
+def test_a_sum_of_zero_is_written_as_its_other_zero() -> None:
+    """In UDP's field, 0 says that there is no checksum (RFC 768)."""
+    _, final = packet_of(4, 17, b"\0\0")
+    left, final = packet_of(4, 17, final[40:42])  # a payload that makes the whole sum zero
+
+    (finished,) = copied(Frame(left, status=USER | CSUM_NOT_READY))
+
+    assert (finished.data, final[40:42]) == (final, b"\xff\xff")
+
+
+@pytest.mark.parametrize("fragment", [b"\x20\x00", b"\x00\x01", b"\x20\x01"], ids=["first", "last", "between"])
+def test_a_fragment_is_left_alone(fragment: bytes) -> None:
+    left, _ = packet_of(4, 17, b"x" * 8)
+    left = left[:20] + fragment + left[22:]
+
+    (untouched,) = copied(Frame(left, status=USER | CSUM_NOT_READY))
+
+    assert untouched.data == left
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_segment_shorter_than_its_header_is_left_alone(version: int) -> None:
+    """The field of one of four bytes lies in what follows it, and holds what it must."""
+    whole, _ = packet_of(version, 17, b"")
+    network = bytearray(whole[:-8])
+    length_at, length = (16, 24) if version == 4 else (18, 4)
+    network[length_at : length_at + 2] = struct.pack(">H", length)
+    addresses = bytes(network[26:34]) if version == 4 else bytes(network[22:54])
+    left = bytes(network) + bytes(6) + struct.pack(">H", words(addresses + struct.pack(">II", 4, 17))) + bytes(4)
+
+    (untouched,) = copied(Frame(left, status=USER | CSUM_NOT_READY))
+
+    assert untouched.data == left
 
 
 def test_bare_ip_is_finished_too() -> None:

@@ -270,3 +270,41 @@ def test_sections_that_follow_one_another_are_one_file_to_us_and_to_tshark(tmp_p
     assert lines == tshark(tmp_path, data)
     assert tshark(tmp_path, data, ("frame.section_number",)) == ["1", "2", "2", "4", "4", "4"]
     assert [p.ts_ns - START_NS for p in pcapng.packets(data)] == [1, 2, 2, 3, 3, 3]
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+
+def bodies(data: bytes, kind: int) -> list[memoryview]:
+    return [block.body for block in pcapng.blocks(data) if block.kind == kind]
+
+
+def test_the_statistics_are_read_back_as_they_were_written() -> None:
+    (body,) = bodies(section([(START_NS, b"a", 1)]), pcapng.ISB)
+
+    assert pcapng.statistics_of(body) == pcapng.Statistics(100, 7, START_NS, START_NS + 5)
+
+
+def test_statistics_that_say_nothing_or_say_it_in_other_lengths_are_none() -> None:
+    short = struct.pack("<III HHI", 0, 0, 0, 4, 4, 7)  # ifrecv of four bytes, without an end of options
+
+    assert [pcapng.statistics_of(body) for body in (bytes(12), short)] == [pcapng.Statistics(None, None)] * 2
+
+
+def test_an_interface_that_is_renamed_keeps_everything_else() -> None:
+    (body,) = bodies(PROLOGUE, pcapng.IDB)
+    renamed = pcapng.renamed(bytes(body), "eth0@a-longer-name")
+
+    assert options(renamed[8:]) == options(bytes(body)[8:]) | {2: b"eth0@a-longer-name"}
+    assert renamed[:8] == bytes(body)[:8]
+
+
+def test_options_end_where_they_say_or_with_the_block_and_none_is_longer_than_it() -> None:
+    ended = struct.pack("<HH2sxx HH HHI", 1, 2, b"hi", 0, 0, 9, 4, 7)
+    open_ended = struct.pack("<HH2sxx", 1, 2, b"hi")
+
+    assert [list(pcapng.options(body, 0)) for body in (ended, open_ended, b"", bytes(3))] == [[(1, b"hi")]] * 2 + [
+        []
+    ] * 2
+    with pytest.raises(FormatError, match="an option longer than its block"):
+        list(pcapng.options(struct.pack("<HH", 1, 5) + bytes(4), 0))

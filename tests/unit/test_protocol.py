@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,15 +12,22 @@ from ossensor.transport.protocol import (
     LEAST_SECTION_BYTES,
     MAX_FILTER_CHARACTERS,
     MAX_SEQUENCE,
+    TEXT_CHARACTERS_MAX,
+    Account,
     BatchId,
     Limits,
     MalformedError,
     Outcome,
     Stream,
     Welcome,
+    antigena_path,
+    control_sensor,
     interface_name_ok,
+    introduction_path,
     parse_number,
+    registration_path,
     sensor_name_ok,
+    text,
 )
 
 EPOCH = "0123456789abcdef" * 2
@@ -188,3 +197,50 @@ def test_a_welcome_may_hold_what_a_later_version_knows() -> None:
 def test_a_body_that_is_no_welcome_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedError):
         Welcome.parse(body)
+
+
+@pytest.mark.parametrize("make", [registration_path, introduction_path, antigena_path])
+def test_the_path_of_a_control_request_names_its_sensor(make: Callable[[str], str]) -> None:
+    assert control_sensor(make("s.1")) == "s.1"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "/v1/sensors/s", "/v1/sensors/s/", "/v1/sensors//antigena", "/v1/sensors/.s/antigena",
+     "/v1/sensors/s/orders", "/v1/sensors/s/t/antigena", "/v1/sensors/s%2e/antigena", "/v1/sensors/s/antigena/",
+     "/v1/sensors/s/antigena\n"],
+)  # fmt: skip
+def test_any_other_path_is_of_no_control_request(path: str) -> None:
+    with pytest.raises(MalformedError):
+        control_sensor(path)
+
+
+ACCOUNT = "first-packet=1, received=2, kernel-drops=3, final=1, rejected=5, too-large=6, corrupt=7"
+
+
+def test_books_are_read_back_as_they_were_written() -> None:
+    account = Account(1, 2, 3, 1, 5, 6, 7)
+
+    assert (account.text, Account.parse(ACCOUNT)) == (ACCOUNT, account)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0", ACCOUNT + " ", ACCOUNT + ", x=1", ACCOUNT.replace(", ", ","), ACCOUNT.replace("final=1", "final=2"),
+     ACCOUNT.replace("received=2", "received=02"), ACCOUNT.replace("received=2, ", ""), ACCOUNT.replace("=1", "=-1"),
+     ACCOUNT + ", x=1" * 100],
+)  # fmt: skip
+def test_books_in_any_other_spelling_are_malformed(text: str) -> None:
+    with pytest.raises(MalformedError):
+        Account.parse(text)
+
+
+def test_a_text_is_printable_and_not_too_long() -> None:
+    assert [text(value) for value in ("", "\u00fc ", "x" * TEXT_CHARACTERS_MAX)] == [
+        "",
+        "\u00fc ",
+        "x" * TEXT_CHARACTERS_MAX,
+    ]
+    for value in (None, 7, b"x", ["x"], "a\nb", "\x1b[2J", "\u202e", "x" * (TEXT_CHARACTERS_MAX + 1)):
+        with pytest.raises(MalformedError):
+            text(value)

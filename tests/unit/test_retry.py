@@ -10,7 +10,7 @@ import pytest
 
 from ossensor.accounting import UPLOADER_REASONS, Reason
 from ossensor.transport.protocol import Outcome
-from ossensor.transport.retry import Next, again_s, elsewhere_s, rule
+from ossensor.transport.retry import Next, again_s, direct_s, elsewhere_s, rule
 
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
 
@@ -77,3 +77,14 @@ def test_the_waits_after_doubts_spread_from_nothing_to_the_longest() -> None:
 @pytest.mark.parametrize("asked_s, waits_s", [(5.0, 5.0), (86_400.0, 30.0)])
 def test_an_unsigned_retry_after_lengthens_the_wait_up_to_our_own_longest(asked_s: float, waits_s: float) -> None:
     assert elsewhere_s(0, asked_s, random.Random(1)) == waits_s
+
+
+def test_a_direct_address_waits_half_of_its_longest_at_least_which_doubles_up_to_a_minute() -> None:
+    class Least(Most):
+        def uniform(self, a: float, b: float) -> float:  # noqa: ARG002
+            return a
+
+    waits_s = [(direct_s(n, 0.0, Least()), direct_s(n, 0.0, Most())) for n in (0, 1, 5, 6, 1_000_000)]
+
+    assert waits_s == [(0.5, 1.0), (1.0, 2.0), (16.0, 32.0), (30.0, 60.0), (30.0, 60.0)]
+    assert [direct_s(0, asked_s, Most()) for asked_s in (5.0, 86_400.0)] == [5.0, 30.0]

@@ -12,7 +12,16 @@ import pytest
 
 from ossensor import settings as module
 from ossensor.errors import ConfigurationError
-from ossensor.settings import Loaded, Settings, bpf_fault, describe, load, load_interface_settings, load_vsensor_keys
+from ossensor.settings import (
+    Loaded,
+    Settings,
+    bpf_fault,
+    describe,
+    load,
+    load_interface_settings,
+    load_status_settings,
+    load_vsensor_keys,
+)
 from ossensor.transport.compression import Policy
 from ossensor.values import sanitised
 
@@ -157,6 +166,13 @@ def test_the_next_key_is_shown_nowhere_and_counts_at_both_ends(given: Load) -> N
     assert both == [SECRET.encode(), b"another"]
     (fault,) = faults_of(partial(given, VSENSOR_HMAC_KEY_NEXT="two\nlines"))
     assert "two" not in fault
+
+
+def test_a_next_key_under_16_bytes_is_warned_of(given: Load) -> None:
+    assert given(VSENSOR_HMAC_KEY_NEXT="n" * 15).warnings == [
+        "VSENSOR_HMAC_KEY_NEXT is shorter than 16 bytes, and can be guessed"
+    ]
+    assert given(VSENSOR_HMAC_KEY_NEXT="n" * 16).warnings == []
 
 
 def test_the_next_key_may_be_in_a_file_and_is_given_once(given: Load, tmp_path: Path) -> None:
@@ -418,6 +434,26 @@ def test_interface_settings_load_whatever_is_wrong_elsewhere_and_tell_of_it(conf
     assert loaded.include == ("^eth", "^lo$")
     assert (loaded.network_device, loaded.exclude) == (None, ())
     assert [r.split(":")[0] for r in loaded.remarks] == ["VSENSOR_HOSTNAME", "VSENSOR_HMAC_KEY", "VSENSOR_PORT"]
+
+
+def test_whoever_asks_for_the_status_needs_its_address_alone_and_is_told_what_else_is_wrong(config: Path) -> None:
+    environ = {"OSSENSOR_CONFIG_PATH": str(config), "OSSENSOR_STATUS_SOCKET": "@other"}
+
+    assert load_status_settings(environ) == ("@other", [])
+    found = load_status_settings(environ | {"VSENSOR_PORT": "0"})
+    assert (found.address, [fault.split(":")[0] for fault in found.faults]) == ("@other", ["VSENSOR_PORT"])
+
+
+def test_an_address_for_the_status_that_is_none_is_refused_and_so_is_a_config_file_that_cannot_be_read(
+    config: Path,
+) -> None:
+    environ = {"OSSENSOR_CONFIG_PATH": str(config), "OSSENSOR_STATUS_SOCKET": "other"}
+    (address,) = faults_of(lambda: load_status_settings(environ))
+    config.mkdir()
+    (path, _) = faults_of(lambda: load_status_settings(environ))
+
+    assert address.startswith("OSSENSOR_STATUS_SOCKET: got 'other'")
+    assert path.startswith(f"OSSENSOR_CONFIG_PATH: {config}: Is a directory")
 
 
 def test_interface_settings_are_refused_for_their_own_faults_only(config: Path) -> None:

@@ -16,6 +16,7 @@ from ossensor.transport.signing import (
     RefusedError,
     Reply,
     Request,
+    Verified,
     body_matches,
     digest_field,
     in_window,
@@ -66,6 +67,59 @@ def test_a_reply_fits_the_request_that_it_answers_and_no_other() -> None:
     reply.request = second
     with pytest.raises(RefusedError):
         verify_reply(reply, b"", keys={KEY.id: KEY}, tag=TAG + "-reply")
+
+
+def signed_by_hand(parameters: str) -> Request:
+    """A request whose MAC is good under the key, with these parameters in place of ours."""
+    request = plain_request()
+    signed = {
+        '"@method"': "PUT",
+        '"@authority"': "vsensor.example:8443",
+        '"@path"': URL.partition(":8443")[2],
+        '"@query"': "?",
+        '"content-digest"': digest_field(bytes(32)),
+        '"content-type"': "application/x-pcapng",
+    }
+    inner = f"({' '.join(signed)}){parameters}"
+    base = "\n".join([*(f"{name}: {value}" for name, value in signed.items()), f'"@signature-params": {inner}'])
+    mac = base64.b64encode(hmac.digest(KEY.secret, base.encode(), "sha256")).decode()
+    request.headers.update({"Signature-Input": f"ossensor={inner}", "Signature": f"ossensor=:{mac}:"})
+    return request
+
+
+NAMED = f';keyid="{KEY.id}";alg="hmac-sha256";tag="{TAG}"'
+
+
+def test_what_is_signed_by_hand_as_we_sign_is_believed() -> None:
+    request = signed_by_hand(f';created=5;nonce="{NONCE}"' + NAMED)
+
+    assert verify_request(request, keys={KEY.id: KEY}, tag=TAG) == Verified(KEY.id, 5, NONCE, digest_field(bytes(32)))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        pytest.param(f';created=5;nonce="{NONCE}x"' + NAMED, id="a nonce of another protocol"),
+        pytest.param(";created=5" + NAMED, id="no nonce"),
+        pytest.param(f';nonce="{NONCE}"' + NAMED, id="no time"),
+        pytest.param(f';created="5";nonce="{NONCE}"' + NAMED, id="a time that is a text"),
+        pytest.param(f';created=5.0;nonce="{NONCE}"' + NAMED, id="a time that is a fraction"),
+        pytest.param(f';created;nonce="{NONCE}"' + NAMED, id="a time that is true"),
+        pytest.param(f';created=5;nonce="{NONCE}";tag="{TAG}"', id="no key's name"),
+    ],
+)
+def test_a_holder_of_the_key_who_leaves_out_or_changes_what_is_needed_is_refused(parameters: str) -> None:
+    with pytest.raises(RefusedError):
+        verify_request(signed_by_hand(parameters), keys={KEY.id: KEY}, tag=TAG)
+
+
+@pytest.mark.parametrize("name", ["ossensor-\u00e9", "ossensor-\0", "ossensor-\n", 'ossensor-"', "ossensor-"])
+def test_a_field_of_ours_whose_name_cannot_be_signed_is_refused(name: str) -> None:
+    request = plain_request()
+    request.headers[name] = "1"
+
+    with pytest.raises(RefusedError):
+        verify_request(request, keys={KEY.id: KEY}, tag=TAG)
 
 
 @pytest.mark.parametrize("change", ["status", "outcome", "new field", "body", "tag", "outcome gone"])

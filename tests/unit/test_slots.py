@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import select
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ossensor import slots
 from ossensor.accounting import Reason
 from ossensor.region import Commit, Control, Header, Region, State
 from ossensor.slots import Closing, Consumer, Pipes, Producer, ring_for_dead
@@ -187,8 +189,10 @@ def test_a_claimed_packet_count_is_bounded_by_what_a_slot_can_hold(producer: Pro
 def test_doorbells_that_name_no_slot_of_the_region_are_harmless(
     consumer: Consumer, producer: Producer, pipes: Pipes
 ) -> None:
-    os.write(pipes.ready_write, struct.pack("<QQ", 77, 0))
-    os.write(pipes.free_write, struct.pack("<QQ", 77, 0))
+    assert consumer.listen() == []  # a new one looks at all slots, whatever the doorbells name
+    for slot in (4, 77, 2**40):
+        os.write(pipes.ready_write, struct.pack("<QQ", slot, 0))
+        os.write(pipes.free_write, struct.pack("<QQ", slot, 0))
     producer.listen()
 
     assert (consumer.listen(), producer.free) == ([], 4)
@@ -221,6 +225,29 @@ def test_counts_that_a_worker_set_to_their_largest_stop_nobody(
     assert (region.delivered(), [region.state(slot) for slot in range(4)]) == (2, [State.FREE] * 4)
 
 
+def test_doorbells_beyond_what_one_look_takes_are_left_for_the_next_and_those_beyond_the_pipe_are_lost(
+    pipes: Pipes,
+) -> None:
+    room = fcntl.fcntl(pipes.ready_write, fcntl.F_SETPIPE_SZ, 1 << 17) // 16
+    for _ in range(room + 5):
+        slots._ring(pipes.ready_write, 3)
+
+    assert [slots._heard(pipes.ready_read) for _ in range(4)] == [[3] * 4096, [3] * (room - 4096), [], []]
+
+
+def test_a_queue_is_idle_and_holds_nothing_once_all_is_settled(producer: Producer, consumer: Consumer) -> None:
+    seen = [(consumer.held, consumer.idle())]
+    publish(producer, 0)
+    seen.append((consumer.held, consumer.idle()))
+    (batch,) = consumer.listen()
+    seen.append((consumer.held, consumer.idle()))
+    consumer.settle(batch, spooled=True)
+    seen.append((consumer.held, consumer.idle()))
+
+    assert seen == [(0, True), (0, False), (1, False), (0, True)]
+    assert (producer.region.spooled(), producer.region.delivered(), producer.sequence) == (1, 0, 1)
+
+
 def test_committed_believes_the_slot_when_a_kill_fell_between_the_two_stores(
     producer: Producer, region: Region
 ) -> None:
@@ -240,10 +267,11 @@ def test_the_memory_can_neither_shrink_nor_grow(region: Region) -> None:
             os.ftruncate(region.fd, size)
 
 
+@pytest.mark.parametrize("look,found", [(1, [[0, 1], []]), (2, [[], [0, 1]])])
 def test_a_scan_that_sees_a_batch_has_seen_its_predecessors(
-    producer: Producer, consumer: Consumer, region: Region
+    producer: Producer, consumer: Consumer, region: Region, look: int, found: list[list[int]]
 ) -> None:
-    """Batch 0 becomes READY after the scan has passed its header, batch 1 before the scan reaches its own."""
+    """Batch 0 becomes READY after a look has passed its header, batch 1 before that look reaches its own."""
     producer._free.reverse()  # the scan goes upwards, and is to meet batch 0 first
     slot0 = producer.begin(EPOCH)
     slot1 = producer.begin(EPOCH)
@@ -253,17 +281,18 @@ def test_a_scan_that_sees_a_batch_has_seen_its_predecessors(
     passed = []
 
     def state(slot: int) -> int:
-        found = plain(slot)
-        if slot == slot0 and not passed:
-            passed.append(found)
-            producer.publish(slot0, Closing(8))
-            producer.publish(slot1, Closing(8))
-        return found
+        whose = plain(slot)
+        if slot == slot0 and len(passed) < look:
+            passed.append(whose)
+            if len(passed) == look:
+                producer.publish(slot0, Closing(8))
+                producer.publish(slot1, Closing(8))
+        return whose
 
     region.state = state
 
-    assert [b.sequence for b in consumer.listen()] == [0, 1]
-    assert passed == [State.FILLING]
+    assert [[b.sequence for b in consumer.listen()] for _ in range(2)] == found
+    assert passed == [State.FILLING] * look
 
 
 @pytest.mark.slow

@@ -119,6 +119,12 @@ def test_a_sensor_that_lacks_nothing_is_healthy() -> None:
         ),
         pytest.param(_interface(up=False), Level.DEGRADED, "eth0: is down", id="down"),
         pytest.param(
+            _interface(trouble="its filter cannot be set"),
+            Level.DEGRADED,
+            "eth0: its filter cannot be set",
+            id="captured with trouble",
+        ),
+        pytest.param(
             dataclasses.replace(WELL, interfaces=[]),
             Level.DEGRADED,
             "the rules choose no interface that is there",
@@ -176,6 +182,37 @@ def test_people_see_every_figure_in_its_column() -> None:
     ]
 
 
+def test_before_the_uploader_has_said_anything_nothing_is_claimed_of_the_vsensor_or_the_spool() -> None:
+    silent = dataclasses.replace(WELL, uploader=dataclasses.replace(WELL.uploader, said=None))
+
+    assert text.lines(decode(encode(silent, verdict(silent))))[-3:] == [
+        "uploader   running, 0 restarts",
+        "vSensor    v.example:443",
+        "spool      /var/spool: ? of 1.0 GiB",
+    ]
+
+
+def test_without_a_spool_no_line_is_about_one() -> None:
+    bare = dataclasses.replace(WELL, spool=None)
+
+    assert text.lines(decode(encode(bare, verdict(bare))))[-1].startswith("vSensor    v.example:443 answers")
+
+
+@pytest.mark.parametrize(
+    "count,shown",
+    [
+        (0, "0 B"),
+        (1023, "1,023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (1 << 20, "1.0 MiB"),
+        (1 << 42, "4,096.0 GiB"),
+    ],
+)
+def test_a_size_is_told_in_the_largest_unit_that_leaves_a_whole_one(count: int, shown: str) -> None:
+    assert text.size(count) == shown
+
+
 def test_reasons_follow_the_head_and_obey_nobody() -> None:
     sensor = dataclasses.replace(WELL, notes=["\x1b[2Jgone"])
 
@@ -208,6 +245,12 @@ def test_an_uploaders_word_is_taken_whole() -> None:
 )  # fmt: skip
 def test_an_uploaders_word_that_is_none_is_left_out(change: dict[str, object]) -> None:
     assert Upload.maybe({**SAID, **change}) is None
+
+
+def test_what_an_operator_waits_for_is_told_apart_from_what_only_grows() -> None:
+    said = Upload(reachable=True, trouble="a", spool_trouble="b")
+
+    assert said.troubles == dataclasses.replace(said, batches=7, wire_bytes=9).troubles == (True, "a", "b")
 
 
 def test_an_uploaders_text_is_cut_and_made_printable() -> None:

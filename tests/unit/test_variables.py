@@ -157,7 +157,8 @@ REFUSED: list[tuple[str, tuple[str, ...]]] = [
     ),
     ("OSSENSOR_COMPRESSION", ("0", "20", "on", "AUTO", "03", "3.5")),
     ("VSENSOR_TLS", ("off", "none", "KEY")),
-    ("VSENSOR_CA_FILE", ("/nosuch/ca.pem", "/")),
+    ("VSENSOR_CA_FILE", ("/nosuch/ca.pem", "/", "/dev/null")),
+    ("OSSENSOR_STATUS_SOCKET", ("status", "@", "/", "OFF", "@" + "x" * 107, "/" + "\u00e4" * 54)),
     ("OSSENSOR_CONFIG_PATH", ("/", "/dev/null")),
 ]
 

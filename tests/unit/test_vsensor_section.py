@@ -10,8 +10,9 @@ import zstandard
 from test_vsensor_kit import payload, split
 from test_vsensor_kit import section as make_section
 
+from ossensor import pcapng
 from ossensor.transport.protocol import MAX_SECTION_BYTES, Outcome
-from ossensor.vsensor.section import SectionError, check, inflate, inflated_bytes
+from ossensor.vsensor.section import SectionError, Span, check, inflate, inflated_bytes, span
 
 GOOD = make_section([payload(0, 61), payload(1, 14)])
 SHB = 28
@@ -38,6 +39,13 @@ def _with(offset: int, fmt: str, value: int) -> bytes:
     return bytes(body)
 
 
+def _longer_behind() -> bytes:
+    """A last block that says at its end that it began where it did, and at its start that it is shorter."""
+    body = bytearray(GOOD + bytes(8) + struct.pack("<I", ISB + 12))
+    struct.pack_into("<q", body, 16, len(body) - SHB)
+    return bytes(body)
+
+
 DAMAGED = {
     "other first block": _with(0, "<I", 6),
     "SHB length 0": _with(4, "<I", 0),
@@ -58,6 +66,7 @@ DAMAGED = {
     "ISB trailing length into the IDB": _with(len(GOOD) - 4, "<I", len(GOOD) - SHB),
     "ISB trailing length over the start": _with(len(GOOD) - 4, "<I", len(GOOD) + 4),
     "ISB trailing length huge": _with(len(GOOD) - 4, "<I", 0xFFFFFFFC),
+    "ISB whole, and something behind it": _longer_behind(),
 }
 
 
@@ -163,3 +172,44 @@ def test_a_frame_cut_at_any_byte_is_malformed() -> None:
         outcomes.add(error.value.outcome)
 
     assert outcomes == {Outcome.MALFORMED}
+
+
+# -- between which times its packets lie ------------------------------------------------------------------------------
+
+
+def stamped(times: list[int], start_ns: int, end_ns: int) -> bytes:
+    view = memoryview(bytearray(4096))
+    writer = pcapng.Section.open(
+        view, pcapng.section_header("x") + pcapng.interface_description("eth0", 1, 100, "", "")
+    )
+    for ts_ns in times:
+        assert writer.add(ts_ns, b"packet", 6)
+    return bytes(view[: writer.close(start_ns, end_ns, 0, 0)])
+
+
+def test_the_span_is_what_the_statistics_say_or_that_of_the_packets_where_they_say_nothing_that_can_be() -> None:
+    late = 2**63 + 5
+
+    assert span(stamped([50, 20, 30], 10, 60)) == Span(10, 60)
+    assert span(stamped([50, 20, 30], 60, 10)) == Span(20, 50)
+    assert span(stamped([late], late, late)) == span(stamped([late], 1, 0)) == Span(2**63 - 1, 2**63 - 1)
+    assert span(GOOD) == Span(0, 1)  # without times in its statistics
+
+
+def test_a_section_without_packets_has_no_span() -> None:
+    other = struct.pack("<IIII", 0xBAD, 16, 0, 16)  # a block of a kind that holds no packet
+    body = bytearray(stamped([], 1, 0))
+    at = len(body) - pcapng.CLOSING_BYTES
+    with_other = bytes(body[:at]) + other + bytes(body[at:])
+
+    assert [span(stamped([], 10, 60)), span(with_other)] == [None, None]
+
+
+def test_a_section_that_must_be_walked_and_cannot_be_is_malformed() -> None:
+    body = bytearray(stamped([50], 1, 0))
+    struct.pack_into("<I", body, len(body) - pcapng.CLOSING_BYTES - 4, 0)  # the packet's second length
+
+    with pytest.raises(SectionError, match="differ") as refused:
+        span(body)
+
+    assert refused.value.outcome is Outcome.MALFORMED

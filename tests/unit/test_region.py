@@ -1,0 +1,130 @@
+"""The memory of a slot queue: what its words hold, and what is no such memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ossensor.accounting import SUPERVISOR_REASONS, Reason
+from ossensor.region import MOST_BLOCKS, Commit, Region
+
+SLOT_BYTES = 4096
+
+
+@pytest.fixture
+def region() -> Iterator[Region]:
+    memory = Region.create(2, SLOT_BYTES)
+    yield memory
+    memory.close()
+    os.close(memory.fd)
+
+
+@pytest.mark.parametrize(
+    "commit",
+    [
+        Commit(0, 0, 0),
+        Commit(2**24 - 4, 0, 0),
+        Commit(0, 2**26 - 1, 0),
+        Commit(0, 0, MOST_BLOCKS),
+        Commit(2**24 - 4, 2**26 - 1, MOST_BLOCKS),
+    ],
+)
+def test_a_commit_word_holds_the_most_of_each_beside_the_others(commit: Commit) -> None:
+    assert Commit.unpack(commit.pack()) == commit
+    assert commit.pack() < 2**64
+
+
+@pytest.mark.parametrize(
+    "limit,longest", [(0, SLOT_BYTES), (4095, 4088), (4096, 4096), (4097, 4096), (2**40, 4096), (8, 8)]
+)
+def test_a_section_is_as_long_as_the_slot_or_the_limit_in_whole_words(region: Region, limit: int, longest: int) -> None:
+    region.limit_sections(limit)
+
+    assert region.section_bytes() == longest
+
+
+def test_the_supervisors_counts_are_shown_as_they_were_given_and_none_below_nothing(region: Region) -> None:
+    region.set_totals(7, 3, {Reason.WORKER_DIED: -1, Reason.SHUTDOWN: 5})
+
+    assert SUPERVISOR_REASONS == (Reason.WORKER_DIED, Reason.INTERFACE_GONE, Reason.SHUTDOWN)
+    assert region.totals() == (7, 3, {Reason.WORKER_DIED: 0, Reason.INTERFACE_GONE: 0, Reason.SHUTDOWN: 5})
+
+
+def test_the_epochs_kernel_counts_are_there_until_the_next_epoch(region: Region) -> None:
+    region.set_kernel_counts(7, 3)
+    told = [region.kernel_counts()]
+    region.begin_epoch()
+
+    assert [*told, region.kernel_counts()] == [(7, 3), (0, 0)]
+
+
+def test_memory_that_is_not_given_is_refused_at_once_and_leaves_no_descriptor_behind() -> None:
+    def descriptors() -> set[str]:
+        return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+    before = descriptors()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SLOT_BYTES, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            Region.create(2, SLOT_BYTES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert descriptors() == before
+
+
+def test_a_filters_text_is_cut_to_what_the_page_holds_and_each_has_a_version_of_its_own(region: Region) -> None:
+    versions = [region.filter_version]
+    for text, held in (("tcp", "tcp"), ("x" * 5000, "x" * 3072), ("", "")):
+        region.set_filter_text(text)
+        versions.append(region.filter_version)
+
+        assert region.filter_text() == held
+    assert versions == [0, 2, 4, 6]
+
+
+def test_whether_there_is_a_successor_in_another_life_is_told(region: Region) -> None:
+    told = [region.handing_over]
+    for on in (True, False):
+        region.hand_over(on=on)
+        told.append(region.handing_over)
+
+    assert told == [False, True, False]
+
+
+@pytest.mark.parametrize("total", [3 * 4096, 1 << 20, (1 << 20) + 4095, 5 << 20])
+def test_a_region_within_a_limit_uses_all_of_it_but_for_the_words_that_do_not_divide(total: int) -> None:
+    memory = Region.within(total, 3)
+    try:
+        assert 0 <= total - os.fstat(memory.fd).st_size < 3 * 8 + 8
+        assert memory.slot_bytes % 8 == 0
+    finally:
+        memory.close()
+        os.close(memory.fd)
+
+
+@pytest.mark.parametrize(
+    "words,size,message",
+    [
+        pytest.param((0x31544F4C534E, 2, 4096), 16384, "no slot region", id="another magic"),
+        pytest.param((0, 0, 0), 8192, "no slot region", id="zeros"),
+        pytest.param((0x31544F4C534F, 3, 4096), 16384, "contradicts", id="fewer slots than it says"),
+        pytest.param((0x31544F4C534F, 1, 4096), 16384, "contradicts", id="more slots than it says"),
+        pytest.param((0x31544F4C534F, 2, 4096), 16384 + 4096, "contradicts", id="longer"),
+    ],
+)
+def test_a_descriptor_of_anything_else_is_no_region(words: tuple[int, ...], size: int, message: str) -> None:
+    fd = os.memfd_create("other")
+    try:
+        os.ftruncate(fd, size)
+        os.pwrite(fd, struct.pack("<QQQ", *words), 0)
+        with pytest.raises(ValueError, match=message):
+            Region(fd)
+    finally:
+        os.close(fd)
