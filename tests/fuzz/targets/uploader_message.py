@@ -12,6 +12,7 @@ import json
 import logging
 import socket
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 from unittest import mock
@@ -25,7 +26,6 @@ from ossensor.transport.protocol import packet_filter_ok
 from ossensor.uplink import Uplink
 
 _MOST_BYTES = 64 << 10
-logging.getLogger("ossensor").setLevel(logging.CRITICAL)
 
 
 class _Bank:
@@ -59,7 +59,17 @@ def seeds() -> Iterator[bytes]:
     yield b"\n".join(_line(op="orders", number=n, parts=2, text=text) for n, text in enumerate(('{"ahead_s": 1,', "}")))
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 # libpcap would ask the network for host names.
+@_silent()
 @mock.patch("ossensor.gate.bpf_fault", lambda _: None)
 def target(data: bytes) -> bool:
     """True when a message meant something."""
