@@ -129,9 +129,11 @@ coverage: install $(VENV)/.installed-test  ## every branch of the pure core is t
 mutations: system install $(VENV)/.installed-test  ## faults injected into a copy, one by one: a test must notice each; WORDS=
 	@$(BIN)/python tests/mutations/run.py $(WORDS)
 
-chaos: system-test install $(VENV)/.installed-test nats  ## faults of every kind at once, half an hour; outages of a minute each; root
-	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s tests/chaos tests/netns/test_outages.py tests/netns/test_kills.py \
-	  tests/netns/test_slow_vsensor.py tests/netns/test_handover.py tests/netns/test_scale_out.py $(PYTEST_ARGS)
+# What has a longer form than the one that `make test` runs.
+CHAOS := tests/chaos tests/model $(patsubst %,tests/netns/test_%.py,outages kills slow_vsensor handover scale_out \
+  sudden_end signal_storms processes failing_calls flaps soak crash_loop memory restarts)
+chaos: system-test install $(VENV)/.installed-test nats  ## faults of every kind at once, and outages of a minute each; hours; root
+	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s $(CHAOS) $(PYTEST_ARGS)
 
 fuzz: install $(VENV)/.installed-test $(VENV)/.installed-fuzz  ## every parser by atheris, and 100,000 changed requests; half an hour
 	@$(BIN)/python tests/fuzz/run.py $(FUZZ_ARGS)

@@ -24,11 +24,11 @@ class Backoff:
     def failed(self, now: float, started: float) -> float:
         """The seconds to wait after a failure at `now` of what was started at `started` (one monotonic clock).
 
-        Half of the delay is fixed and half is drawn: full jitter would sometimes give a delay near zero, which for a
-        local restart loop is no delay at all.
+        A quarter of the delay is drawn: full jitter would sometimes give a delay near zero, which for a local restart
+        loop is no delay at all. With a quarter, what dies at once starts ten times in its first minute, at most.
         """
         if now - started >= self._healthy_s:
             self._next_s = self._base_s
         delay_s = self._next_s
         self._next_s = min(self._cap_s, delay_s * 2)
-        return delay_s * (0.5 + self._rng.random() / 2)
+        return delay_s * (0.75 + self._rng.random() / 4)

@@ -104,9 +104,10 @@ class Roster:
         return dict(capturing[:INTERFACES_MAX])
 
     def look_soon(self) -> None:
-        """The doorbell rang, and may ring again at once."""
-        if self.look_at_s is None:
-            self.look_at_s = time.monotonic() + _SETTLE_S
+        """The doorbell rang, and may ring again at once. What was to be tried later is tried with it."""
+        soon_s = time.monotonic() + _SETTLE_S
+        if self.look_at_s is None or self.look_at_s > soon_s:
+            self.look_at_s = soon_s
 
     # -- interfaces -----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import multiprocessing
@@ -23,10 +24,12 @@ from .workers.child import HELD_BACK, Birth, Heartbeat, Signals, live
 
 log = logging.getLogger(__name__)
 
-_HUNG_S: Final = 10.0
-# After SIGABRT, time for faulthandler to write its stacks.
+# Three beats missed. With a supervisor that looks once a second, a child is found within ten seconds of its last one.
+_HUNG_S: Final = 8.0
+# After SIGABRT, time for faulthandler to write the stack.
 _ABORT_GRACE_S: Final = 1.0
 
+_libc = ctypes.CDLL(None)
 _fork = multiprocessing.get_context("fork")
 
 
@@ -119,6 +122,15 @@ class Process:
         with suppress(ProcessLookupError):  # it ended by itself, and is reaped at the next turn
             os.kill(pid, number)
 
+    def _abort(self) -> None:
+        """SIGABRT to the main thread, and SIGCONT: in a process that is stopped the first would wait for the second.
+
+        By kill(2), any of the threads that wake could take it, and would print where it stands itself.
+        """
+        pid = self._process.pid
+        _libc.tgkill(pid, pid, signal.SIGABRT)  # ESRCH: it ended by itself, as in signal()
+        self.signal(signal.SIGCONT)
+
     def give_up(self) -> None:
         """Ends one that is of no use any more; its exit code comes by itself."""
         self._given_up = True
@@ -130,9 +142,9 @@ class Process:
         self._process.join()
 
     def watch(self) -> None:
-        """A child whose loop does not turn gets SIGABRT, which prints its stacks, and SIGKILL a little later.
+        """A child whose loop does not turn gets SIGABRT, which prints where it stands, and SIGKILL a little later.
 
-        SIGKILL also ends a stopped process; SIGABRT would wait for its SIGCONT.
+        A tracer may hold it all the same; SIGKILL ends that, too.
         """
         age_s = self._heartbeat.age_s
         if age_s < _HUNG_S:
@@ -141,7 +153,7 @@ class Process:
         if self._aborted_s is None:
             self._aborted_s = now_s
             log.error("%s hangs: SIGABRT", self._process.name, extra=fields(age_s=round(age_s, 1)))
-            self.signal(signal.SIGABRT)
+            self._abort()
         elif now_s - self._aborted_s >= _ABORT_GRACE_S:
             log.error("%s still hangs: SIGKILL", self._process.name, extra=fields(age_s=round(age_s, 1)))
             self.signal(signal.SIGKILL)

@@ -41,7 +41,7 @@ from .systemd.fdstore import Store
 from .systemd.notify import Manager
 from .uplink import Uplink
 from .workers import privileges
-from .workers.child import HELD_BACK
+from .workers.child import Signals
 
 log = logging.getLogger(__name__)
 
@@ -118,14 +118,8 @@ class Supervisor:
         5. The uploader, before any interface: an interface is handed to a running uploader, now as later.
         6. Interfaces (in the loop, as at every later doorbell).
         """
-        self._wake, wake_write = socket.socketpair()
-        for end in (self._wake, wake_write):
-            end.setblocking(False)
-        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
-        self._selector.register(self._wake, selectors.EVENT_READ, self._on_signals)
+        self._signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+        self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
         self._doorbell = Doorbell()
         self._selector.register(self._doorbell, selectors.EVENT_READ, self._on_doorbell)
         if self._status is not None:
@@ -167,7 +161,7 @@ class Supervisor:
         return max(0.0, min(times) - now_s)
 
     def _on_signals(self) -> None:
-        numbers = set(self._wake.recv(4096))
+        numbers = self._signals.take()
         if numbers & {signal.SIGTERM, signal.SIGINT}:
             self._begin_drain()
         if signal.SIGHUP in numbers and self._phase is Phase.RUNNING:
@@ -176,13 +170,16 @@ class Supervisor:
             self._manager.ready()
 
     def _on_doorbell(self) -> None:
-        self._doorbell.silence()
+        """Heard once until the look: links that flap ring a thousand times a second, each time a turn of the loop."""
+        self._selector.unregister(self._doorbell)
         self._roster.look_soon()
 
     def _look(self) -> None:
         self._roster.look_at_s = None
         if self._phase is Phase.RUNNING:
             self._doorbell.silence()
+            if self._doorbell not in self._selector.get_map():
+                self._selector.register(self._doorbell, selectors.EVENT_READ, self._on_doorbell)
             self._roster.look()
             self._show_surroundings()
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ossensor.capture.engine import Engine
+from ossensor.complaints import Complaints
 from ossensor.errors import Exit, InterfaceGoneError
 from ossensor.logs import fields
 from ossensor.slots import Producer
@@ -58,6 +59,7 @@ class CaptureWorker:
         max_age_s = max(0.0, plan.batch_s - plan.block_timeout_s)
         self._batcher = Batcher(producer, plan.epoch, opening, max_age_s, engine.unit_bytes)
         self._drain_until_s: float | None = None
+        self._complaints = Complaints(log, logging.INFO)
 
     def run(self, signals: Signals) -> Exit:
         """Captures until SIGTERM, then drains: DRAINED, or GAVE_UP when the interface is gone."""
@@ -113,7 +115,7 @@ class CaptureWorker:
         elif fd == signals.fileno():
             self._hear(signals)
         elif event & select.POLLERR and (why := self._engine.maybe_trouble()):
-            log.info("the kernel says: %s", why, extra=fields(interface=self._plan.interface))
+            self._complaints.say(f"the kernel says: {why}", interface=self._plan.interface)
 
     def _hear(self, signals: Signals) -> None:
         if signals.take() and self._drain_until_s is None:

@@ -26,7 +26,7 @@ from . import privileges
 log = logging.getLogger(__name__)
 
 _STANDARD_FDS: Final = (0, 1, 2)
-HEARTBEAT_S: Final = 2.5  # a child beats at least this often; four missed beats are a hang
+HEARTBEAT_S: Final = 2.5  # a child beats at least this often; three missed beats are a hang
 
 
 # Blocked across the fork, until the child can hear them.
@@ -79,26 +79,34 @@ class Heartbeat:
 
 
 class Signals:
-    """SIGTERM as a readable descriptor: handlers only enqueue, the loop decides."""
+    """Signals as a readable descriptor: handlers only enqueue, the loop decides.
 
-    def __init__(self) -> None:
+    Each is kept in two places. The descriptor wakes the loop, and has room for some 280: in a flood of one signal,
+    another finds it full. A set has room for all there are, but nothing wakes up for it.
+    """
+
+    def __init__(self, *numbers: signal.Signals) -> None:
         self._read, write = socket.socketpair()
         self._read.setblocking(False)
         write.setblocking(False)
         self._write = write
+        self._heard: set[int] = set()
         signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        for number in numbers:
+            signal.signal(number, lambda number, _: self._heard.add(number))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
 
     def fileno(self) -> int:
         return self._read.fileno()
 
     def take(self) -> set[int]:
-        """The signals that arrived since the last call."""
+        """The signals that arrived since the last call; one may be told twice."""
         try:
-            return set(self._read.recv(4096))
+            woken_by = set(self._read.recv(4096))
         except BlockingIOError:
-            return set()
+            woken_by = set()
+        heard, self._heard = self._heard, set()
+        return heard | woken_by
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,9 @@ def begin(birth: Birth) -> Signals:
 
     1. Streams of our own: another thread may have held the lock of sys.stderr at the fork; here nobody lets it go.
     2. Signals: the supervisor's handlers and wakeup descriptor are not ours; SIGINT is the supervisor's to pass on
-       (a terminal sends it to the whole group), SIGABRT prints every stack.
+       (a terminal sends it to the whole group), SIGABRT prints the stack of the main thread, whose heart it is that
+       does not beat. Those of others would be walked without the GIL: one that ran on meanwhile made it a segmentation
+       fault, with nothing printed of the main thread.
     3. Descriptors: close what is not on the list, before anything can be made of it.
     4. Privilege.
     5. Die with the parent: after 4, because a change of credentials clears the setting.
@@ -136,7 +146,7 @@ def begin(birth: Birth) -> Signals:
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    faulthandler.enable(all_threads=True)
+    faulthandler.enable(all_threads=False)
     birth.handler.adopt()
     privileges.set_name(birth.name)
     _close_all_but({*_STANDARD_FDS, *birth.keep_fds, birth.handler.sending.fileno()})
@@ -144,7 +154,7 @@ def begin(birth: Birth) -> Signals:
     privileges.die_with_parent(birth.parent_pid)
     if kept:
         log.warning("%s: %s", birth.name, kept)
-    signals = Signals()
+    signals = Signals(signal.SIGTERM)
     for trouble in birth.cell.close(birth.heartbeat.violation):
         log.info("%s is confined less than it could be: %s", birth.name, trouble)
     birth.heartbeat.beat()

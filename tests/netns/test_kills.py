@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import secrets
 import signal
 import time
@@ -15,7 +14,7 @@ from itertools import pairwise
 
 import pytest
 from harness import frames, proc
-from harness.programs import OSSENSOR, UPLOADER, Sensor, worker_of
+from harness.programs import OSSENSOR, UPLOADER, worker_of
 from harness.world import World
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
@@ -38,12 +37,6 @@ def _holes(stored: list[int], sent: int) -> list[int]:
     """The lengths of the runs of numbers that are missing."""
     fence = [-1, *stored, sent]
     return [after - before - 1 for before, after in pairwise(fence) if after - before > 1]
-
-
-def _books(sensor: Sensor) -> dict[str, int]:
-    """The sensor's last account of its one interface, from the line that it ends with."""
-    (line,) = [line for line in sensor.lines if "books closed: " in line]
-    return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", line)}
 
 
 def test_a2_100_kills_of_the_uploader_and_20_of_the_vsensor_lose_nothing_and_store_nothing_twice(world: World) -> None:
@@ -81,7 +74,7 @@ def test_a2_100_kills_of_the_uploader_and_20_of_the_vsensor_lose_nothing_and_sto
 
     assert sensor.one(worker_of("cap0")) == worker
     assert sensor.terminate()[0] == 0
-    stored, books = world.stored_numbers("cap0"), _books(sensor)
+    stored, books = world.stored_numbers("cap0"), sensor.books()
     repeats = len(sensor.records("sent batch", answer="200 present"))
     deaths = len(sensor.records("uploader died"))
     print(
@@ -111,7 +104,7 @@ def test_ten_kills_of_a_worker_repeat_nothing_and_count_what_its_kernel_ring_hel
     proc.happened(lambda: world.holds("cap0", sent - lost), timeout_s=60)
     assert sensor.one(UPLOADER) == uploader
     assert sensor.terminate()[0] == 0
-    stored, books = world.stored_numbers("cap0"), _books(sensor)
+    stored, books = world.stored_numbers("cap0"), sensor.books()
     holes = _holes(stored, sent)
     print(f"{KILLS} kills, {sent} frames sent, {len(stored)} stored; lost {deaths}, holes {holes}; books {books}")
 
@@ -148,6 +141,6 @@ def test_a_worker_that_is_killed_while_it_reads_the_rest_has_a_successor_that_do
         assert sensor.wait(30) == 0
 
     found = json.loads(world.collector.run(OSSENSOR, "audit", world.store, "--json"))
-    assert _books(sensor) == {"received": 1100, "kernel_drops": 0, "delivered": 1100, "in_flight": 0}
+    assert sensor.books() == {"received": 1100, "kernel_drops": 0, "delivered": 1100, "in_flight": 0}
     assert frames.verdict(range(1100), world.stored_numbers("cap0")) == ""
     assert [one["verdict"] for one in found] == ["balanced"]

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone]
 
 NOBODY = "65534"
 _NO_CHANGES: Mapping[str, str] = MappingProxyType({})
-_ORPHANS = 20
+_ORPHANS = 1000 if os.environ.get("OSSENSOR_CHAOS") else 20
 
 
 def _running(world: World, *, under: tuple[str, ...] = (), changes: Mapping[str, str] = _NO_CHANGES) -> Sensor:
@@ -63,16 +63,6 @@ def test_children_are_nobody_without_capabilities_and_can_gain_none(name: str, w
     assert status["Gid"].split()[0] != "0"
     assert [int(status[f"Cap{which}"], 16) for which in ("Eff", "Prm", "Inh", "Amb")] == [0, 0, 0, 0]
     assert status["NoNewPrivs"] == "1"
-
-
-def test_children_die_with_a_killed_supervisor(world: World) -> None:
-    sensor = _running(world)
-    children = proc.tree(sensor.pid)[1:]
-
-    left = proc.gone_within(children, 1, lambda: sensor.signal(signal.SIGKILL))
-
-    assert len(children) >= 2
-    assert left == set()
 
 
 def test_as_process_1_it_reaps_strangers_and_honours_sigterm(world: World) -> None:

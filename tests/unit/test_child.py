@@ -23,6 +23,7 @@ from ossensor.workers.child import Birth, Heartbeat, Signals, live
 
 FORK = multiprocessing.get_context("fork")
 DEADLINE_S = 20.0
+FLOOD = 2_000
 
 
 @pytest.fixture
@@ -167,6 +168,21 @@ def test_sigterm_is_input_to_the_loop_and_ends_nothing_by_itself(heartbeat: Hear
         os.close(fd)
 
     assert (code, lines) == (0, [])
+
+
+def test_a_sigterm_in_a_flood_of_another_signal_is_heard_though_the_descriptor_is_full(heartbeat: Heartbeat) -> None:
+    def work(_: Signals) -> Exit:
+        signals = Signals(signal.SIGHUP, signal.SIGTERM)
+        for _ in range(FLOOD):
+            signal.raise_signal(signal.SIGHUP)
+        full = os.read(signals.fileno(), 4096)
+        for _ in range(FLOOD):
+            signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGTERM)
+        heard = [signals.take(), signals.take()]
+        return Exit.DRAINED if len(full) < FLOOD and heard == [{signal.SIGHUP, signal.SIGTERM}, set()] else Exit.GAVE_UP
+
+    assert life(heartbeat, work) == (0, [])
 
 
 def test_an_interrupt_typed_at_the_terminal_is_left_to_the_supervisor(heartbeat: Heartbeat) -> None:

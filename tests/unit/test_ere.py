@@ -5,6 +5,7 @@ import os
 import random
 import re
 import subprocess
+import time
 
 import pytest
 
@@ -166,6 +167,19 @@ def test_patterns_that_blow_up_a_backtracking_matcher_finish_on_the_longest_name
     name = "a" * 15
 
     assert (name in grep(pattern, [name])[1]) == Ere(pattern).search(name)
+
+
+@pytest.mark.parametrize("pattern", ["(a*)*b", "((a*)*)*b", "(a|a)*b", "(a|aa)+$"])
+def test_ten_thousand_names_cost_a_pattern_that_blows_up_elsewhere_about_what_a_plain_one_costs(pattern: str) -> None:
+    names = [f"{n:a>15}" for n in range(10_000)]
+
+    def took_s(one: Ere) -> float:
+        began_s = time.thread_time()
+        for name in names:
+            one.search(name)
+        return time.thread_time() - began_s
+
+    assert took_s(Ere(pattern)) < 20 * took_s(Ere("^eth[0-9]+$"))
 
 
 @pytest.mark.parametrize(

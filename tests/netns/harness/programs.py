@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,6 +142,11 @@ class Sensor(Program):
     def named(self, name: str) -> list[int]:
         """The pids of the sensor's processes of this name."""
         return [pid for pid in proc.tree(self.pid)[1:] if proc.comm(pid) == name]
+
+    def books(self, interface: str = "cap0") -> dict[str, int]:
+        """The last account of an interface that was captured once, from the line that it ends with."""
+        (line,) = [line for line in self.lines if "books closed: " in line and f'"interface": "{interface}"' in line]
+        return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", line)}
 
     def one(self, name: str) -> int:
         """The pid of its one process of this name, once there is one."""
