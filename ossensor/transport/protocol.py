@@ -170,17 +170,20 @@ class Account:
     @property
     def text(self) -> str:
         """As in the field: a dictionary of integers (RFC 8941 section 3.2), all of them, in this order."""
-        return ", ".join(f"{f.name.replace('_', '-')}={getattr(self, f.name)}" for f in fields(self))
+        return ", ".join(f"{spelled}={getattr(self, name)}" for name, spelled in _ACCOUNT_NAMES)
 
     @classmethod
     def parse(cls, text: str) -> Account:
         """The account that spells so. Raises MalformedError for any other spelling."""
         if len(text) > _ACCOUNT_BYTES_MAX:
             raise MalformedError("the books are too long")
-        account = cls(*(parse_number(pair.partition("=")[2]) for pair in text.split(", ")[: len(fields(cls))]))
+        account = cls(*(parse_number(pair.partition("=")[2]) for pair in text.split(", ")[: len(_ACCOUNT_NAMES)]))
         if account.text != text or account.final > 1:
             raise MalformedError("the books are not in their canonical spelling")
         return account
+
+
+_ACCOUNT_NAMES: Final = tuple((f.name, f.name.replace("_", "-")) for f in fields(Account))
 
 
 @dataclass(frozen=True, slots=True)

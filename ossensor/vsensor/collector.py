@@ -51,6 +51,7 @@ from . import section, verify, web
 from .antigena import Antigena
 from .body import PAUSE_S, Body, GoneError
 from .budget import Budget, Loan
+from .connection import body_of
 from .introductions import Introductions
 from .live import Live
 from .order import Order
@@ -149,6 +150,7 @@ class Collector:
         self._gate = verify.Gate(clock())
         self._order = Order(index.next, index.has)
         self.budget = Budget(limits.budget_bytes)
+        self.reading = 0  # batches whose bodies are on their way
         self.live = Live(clock)
         self.tally: Counter[str] = Counter()  # batches by outcome, and whatever was "unauthentic" or "gone"
         self.controls: Counter[str] = Counter()  # the other requests by outcome; nothing was to be stored by them
@@ -209,7 +211,7 @@ class Collector:
         if content_bytes > most_bytes:
             # Unsigned, as the length is: a signed "too large" is for good, and a digit altered on its way would do.
             return web.closing(413)
-        body = Body(request.receive, content_bytes, self._body_pause_s)
+        body = Body(body_of(request), content_bytes, self._body_pause_s)
         try:
             reply = await answer(head, body)
             # A reply before the end of the body is lost when the peer, still sending, gets a reset for an answer. So
@@ -299,7 +301,11 @@ class Collector:
         with self.budget.loan() as loan:
             if not loan.grow(upload.content_bytes):
                 return Outcome.BUSY
-            sent, sha256 = await body.read()
+            self.reading += 1
+            try:
+                sent, sha256 = await body.read()
+            finally:
+                self.reading -= 1
             if not body_matches(upload.content_digest, sha256):
                 return Outcome.ALTERED
             try:

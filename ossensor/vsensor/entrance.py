@@ -29,6 +29,7 @@ from ossensor.transport.protocol import CONTROL_TYPE
 from . import verify, web
 from .attempts import Attempts
 from .body import Body, GoneError
+from .connection import body_of
 from .sessions import COOKIE, CSRF_FIELD, Session, Sessions
 from .trail import Who
 
@@ -76,7 +77,7 @@ class Entrance:
         length = length or 0
         if length > MAX_REQUEST_BYTES:
             return web.closing(413)
-        body = Body(request.receive, length)
+        body = Body(body_of(request), length)
         try:
             reply = await self._answer(request, head, body, act, to_look=to_look)
             await body.discard()  # or the reply is lost, see Collector._take

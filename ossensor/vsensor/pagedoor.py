@@ -17,6 +17,7 @@ from ossensor.transport.protocol import CONTROL_TYPE
 
 from . import orderform, pagefiles, verify, web
 from .body import Body, GoneError
+from .connection import body_of
 from .entrance import Entrance, answer, values
 from .orderbook import RejectedError
 from .sessions import Session, forget_cookie, set_cookie
@@ -63,7 +64,7 @@ class PageDoor:
         length = verify.content_bytes(head)
         if length is None or length > _LOGIN_BYTES_MAX:
             return web.closing(411 if length is None else 413)
-        body = Body(request.receive, length)
+        body = Body(body_of(request), length)
         try:
             reply = await self._log_in(head, peer, body)
             await body.discard()

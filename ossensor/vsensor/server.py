@@ -22,11 +22,12 @@ from ossensor.steady import steady_clock
 from ossensor.transport.protocol import Welcome
 from ossensor.transport.signing import Key
 
-from . import descriptors
+from . import descriptors, heap
 from .antigena import Antigena
 from .bookfile import BookFile
 from .certificate import Certificate, context
 from .collector import Besides, Collector
+from .connection import Connection
 from .entrance import Entrance
 from .events import Events
 from .housekeeping import Housekeeping
@@ -119,9 +120,7 @@ def make_server(collector: Collector, certificate: Certificate, connections_max:
     sslproto.SSLProtocol.max_size = TLS_READ_BYTES
     config = uvicorn.Config(
         collector.app,
-        # h11 bounds the size of a request's head; llhttp, under httptools, takes fields until memory is full. It costs
-        # nothing that can be measured beside TLS with bodies of a mebibyte.
-        http="h11",
+        http=Connection,
         h11_max_incomplete_event_size=16 << 10,  # Apache's and nginx's order of magnitude; ours are under 2 KiB
         ws="none",
         lifespan="off",
@@ -153,6 +152,7 @@ def run(settings: Settings, listener: socket.socket, report: Report, announcer: 
 
     Raises OSError, sqlite3.Error or ConfigurationError when the store cannot be opened.
     """
+    heap.keep()
     layout = Layout(settings.store)
     keeping = settings.keeping
     store = Store(
@@ -187,6 +187,7 @@ def run(settings: Settings, listener: socket.socket, report: Report, announcer: 
             besides = Besides(settings.welcome, introductions, antigena)
             sha256 = settings.certificate.sha256
             collector = Collector(settings.keys, store, index, clock, sha256, besides=besides)
+            store.coming = lambda: collector.reading
             connections_max = descriptors.connections(descriptors.raise_limit())
             server = make_server(collector, settings.certificate, connections_max)
             if settings.operator_token is not None:

@@ -43,6 +43,10 @@ _log = logging.getLogger(__name__)
 
 # Bounds how long the first of a group waits for the last: 32 MiB is a tenth of a second on a slow SSD.
 GROUP_BYTES: Final = 32 << 20
+# While bodies are on their way that the same flush can serve, groups begin no more often than this: a flush and a
+# commit take 0.7 ms of processor time [M] whatever they hold, and a batch of 1 MiB on its own 1.2. PostgreSQL has the
+# same for its log (commit_delay, commit_siblings).
+GROUP_S: Final = 0.01
 _NO_LIMITS: Final = Limits()
 
 
@@ -120,6 +124,9 @@ class Store:
         self._doubtful: list[Tail] = []
         self._failing = False
         self._failed_s = -math.inf
+        self._began_s = -math.inf  # the newest group
+        # To be set before the start; may be asked at any time, from the writer's thread.
+        self.coming: Callable[[], int] = lambda: 0  # how many appends are known to be on their way
         self._lock = threading.Lock()
         self._totals: dict[tuple[str, str], Total] = {}  # under the lock; written by the writer only
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
@@ -168,17 +175,19 @@ class Store:
             self._on_crash()
 
     def _take(self) -> list[Append | Repeat | Turn | None]:
-        """Everything that waits, at least one, and not much more than GROUP_BYTES."""
+        """Everything that waits or comes at once, at least one, and not much more than GROUP_BYTES."""
         group = [self._queue.get()]
         size = 0
         while group[-1] is not None:
             size += len(group[-1].section) if isinstance(group[-1], Append) else 0
             if size >= GROUP_BYTES:
                 break
+            patience_s = self._began_s + GROUP_S - time.monotonic() if self.coming() else 0.0
             try:
-                group.append(self._queue.get_nowait())
+                group.append(self._queue.get(timeout=patience_s) if patience_s > 0 else self._queue.get_nowait())
             except queue.Empty:
                 break
+        self._began_s = time.monotonic()
         return group
 
     def _commit(self, taken: list[Append | Repeat | Turn | None]) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import hmac
 import re
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from test_vsensor_kit import KEY, NOW_S, Clock, Message
 
 from ossensor.transport.signing import Key
 from ossensor.vsensor.collector import Collector
+from ossensor.vsensor.connection import EXTENSION
 from ossensor.vsensor.index import Index
 from ossensor.vsensor.layout import Layout
 from ossensor.vsensor.store import Store
@@ -43,6 +44,24 @@ def head_of(message: Message) -> Head:
     return Head(message.method, path, query, tuple((n.lower(), v) for n, v in message.fields))
 
 
+class Whole:
+    """The source of a body that is all there (body.Source)."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def fill(self, view: memoryview, took: Callable[[int], None]) -> asyncio.Future[bool]:
+        piece, self._body = self._body[: len(view)], self._body[len(view) :]
+        view[: len(piece)] = piece
+        took(len(piece))
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(len(piece) == len(view))
+        return done
+
+    def stop(self) -> None:
+        pass
+
+
 class Called:
     """A collector that has been running for an hour."""
 
@@ -64,11 +83,12 @@ class Called:
             "type": "http", "http_version": "1.1", "method": head.method, "path": head.path, "root_path": "",
             "raw_path": head.path.encode("latin-1"), "query_string": head.query.encode("latin-1"),
             "headers": [(n.encode("latin-1"), v.encode("latin-1")) for n, v in head.fields],
+            "extensions": {EXTENSION: Whole(message.body)},
         }  # fmt: skip
         said: list[MutableMapping[str, Any]] = []
 
         async def receive() -> MutableMapping[str, Any]:
-            return {"type": "http.request", "body": message.body, "more_body": False}
+            raise AssertionError("bodies are not read this way")
 
         async def send(event: MutableMapping[str, Any]) -> None:
             said.append(event)

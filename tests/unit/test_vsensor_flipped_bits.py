@@ -13,7 +13,7 @@ from pathlib import Path
 import h11
 import pytest
 import zstandard
-from called_collector import called, head_of
+from called_collector import Whole, called, head_of
 from test_vsensor_kit import KEY, NOW_S, Message, Signer, payload, rows, section
 
 from ossensor.transport.protocol import Outcome
@@ -44,10 +44,7 @@ def test_d1_each_bit_of_a_body_makes_it_altered_and_nothing_of_it_is_stored(tmp_
         assert isinstance(upload, verify.Upload)
 
         async def received(data: bytes) -> Outcome:
-            async def receive() -> dict[str, object]:
-                return {"type": "http.request", "body": data, "more_body": False}
-
-            return await collector._receive(upload, Body(receive, upload.content_bytes))
+            return await collector._receive(upload, Body(Whole(data), upload.content_bytes))
 
         async def each_bit() -> Counter[Outcome]:
             return Counter([await received(flipped(body, bit)) for bit in range(len(body) * 8)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -143,6 +144,33 @@ def test_a_group_is_committed_in_the_order_of_the_queue(tmp_path: Path) -> None:
         Outcome.OUT_OF_ORDER,
     ]
     assert stored(tmp_path) == SECTIONS[:4]
+
+
+def test_a_flush_waits_for_what_is_on_its_way_and_for_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A minute would be longer than the test may take, so each wait that is not ended by what comes would fail it."""
+    monkeypatch.setattr("ossensor.vsensor.store.GROUP_S", 60.0)
+    groups: list[list[int]] = []
+    on_its_way, answered = [0], threading.Event()
+
+    def coming() -> int:
+        count = on_its_way[0]
+        if count:
+            answered.set()
+        return count
+
+    with opened(tmp_path, on_commit=lambda rows: groups.append([row.batch.sequence for row in rows])) as store:
+        store.coming = coming
+        assert put(store, 0, 1) == [Outcome.STORED] * 2  # none is on its way: each at once
+        on_its_way[0] = 1
+        second = store.append(append(2))
+        assert answered.wait(20)
+        on_its_way[0] = 0
+        assert put(store, 3) == [Outcome.STORED]
+        assert second.result(0) is Outcome.STORED
+
+    assert groups == [[0], [1], [2, 3]]
 
 
 def test_a_repeat_is_present_and_stored_once(tmp_path: Path) -> None:

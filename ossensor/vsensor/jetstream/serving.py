@@ -12,7 +12,7 @@ from ossensor.errors import ConfigurationError, Exit
 from ossensor.steady import steady_clock
 from ossensor.transport.protocol import MAX_SECTION_BYTES, Welcome
 from ossensor.transport.signing import Key
-from ossensor.vsensor import descriptors
+from ossensor.vsensor import descriptors, heap
 from ossensor.vsensor.certificate import Certificate
 from ossensor.vsensor.collector import Besides, Collector
 from ossensor.vsensor.introductions import Introductions
@@ -43,6 +43,7 @@ class Publishing:
 
 
 async def _serve(settings: Publishing, listener: socket.socket, report: Report, link: Link) -> int:
+    heap.keep()
     sink = Sink(link)
     # Antigena's orders and their effects lie in one vSensor's book, and several behind a balancer would contradict
     # each other: none is in force through these.

@@ -1,0 +1,115 @@
+"""Bodies go past h11: however the bytes of a connection are cut into pieces, each request is answered by its own."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import select
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_vsensor_kit import Message, Running, answer_of, payload, rows, section, stored
+
+from ossensor.transport.protocol import Outcome
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: v\r\n"
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    with Running(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def connection(running: Running) -> Iterator[ssl.SSLSocket]:
+    with running.wire.connect() as made:
+        yield made
+
+
+def answer(connection: ssl.SSLSocket, method: str = "PUT") -> http.client.HTTPResponse:
+    response = http.client.HTTPResponse(connection, method=method)
+    response.begin()
+    response.read()
+    return response
+
+
+def outcome(connection: ssl.SSLSocket, message: Message) -> Outcome | None:
+    response = answer(connection)
+    return answer_of(message, response.status, dict(response.getheaders()), b"").outcome
+
+
+def bodies(count: int, size: int = 60) -> list[bytes]:
+    return [section([payload(number, size)]) for number in range(count)]
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 333, 4096, 16 << 10, 1 << 20])
+def test_requests_that_follow_each_other_without_a_pause_are_told_apart_however_they_are_cut(
+    running: Running, connection: ssl.SSLSocket, tmp_path: Path, piece_bytes: int
+) -> None:
+    sections = bodies(5, max(60, 40 * piece_bytes // 10))
+    messages = [running.signer.message(number, body) for number, body in enumerate(sections)]
+    data = b"".join(running.wire.head(message) + message.body + HEALTH + b"\r\n" for message in messages)
+
+    for at in range(0, len(data), piece_bytes):
+        connection.sendall(data[at : at + piece_bytes])
+    answers = [(outcome(connection, message), answer(connection, "GET").status) for message in messages]
+
+    assert answers == [(Outcome.STORED, 200)] * 5
+    assert stored(tmp_path) == sections
+
+
+def test_who_asks_whether_the_body_is_wanted_is_told_so(running: Running, connection: ssl.SSLSocket) -> None:
+    message = running.signer.message(0)
+    message.fields.append(("Expect", "100-continue"))
+    connection.sendall(running.wire.head(message))
+
+    assert connection.recv(1024) == b"HTTP/1.1 100 \r\n\r\n"
+    connection.sendall(message.body)
+    assert outcome(connection, message) is Outcome.STORED
+
+
+@pytest.mark.parametrize(
+    "body", [b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"]
+)
+def test_a_body_that_nobody_wanted_ends_the_connection_and_is_not_taken_for_a_request(
+    connection: ssl.SSLSocket, running: Running, body: bytes
+) -> None:
+    del running
+    connection.sendall(HEALTH + body + HEALTH + b"\r\n")
+
+    assert answer(connection, "GET").status == 200
+    assert connection.recv(1) == b""
+
+
+def test_a_body_of_which_only_a_part_came_stores_nothing_and_the_next_connection_is_served(
+    running: Running, tmp_path: Path
+) -> None:
+    message = running.signer.message(0, bodies(1, 100_000)[0])
+    for sent_bytes in (0, 1, 99_999):
+        with running.wire.connect() as connection:
+            connection.sendall(running.wire.head(message) + message.body[:sent_bytes])
+
+    assert running.send(0).outcome is Outcome.STORED
+    assert rows(tmp_path) == [("sensor-1", "eth0", 0)]
+    assert running.collector.budget.lent_bytes == 0
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /healthz HT", HEALTH])
+def test_who_does_not_finish_a_head_is_shown_out_however_often_a_byte_of_it_comes(
+    running: Running, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr("ossensor.vsensor.connection.HEAD_S", 0.2)
+    with running.wire.connect() as slow, running.wire.connect() as quick:
+        quick.sendall(HEALTH + b"\r\n")
+        assert answer(quick, "GET").status == 200
+        with contextlib.suppress(OSError):  # it may be over before all is said
+            slow.sendall(said)
+            while said and not select.select([slow], [], [], 0.02)[0]:
+                slow.sendall(b"x")
+        with contextlib.suppress(ConnectionError):
+            assert slow.recv(1) == b""
+        quick.sendall(HEALTH + b"\r\n")  # the time between requests is another limit's
+        assert answer(quick, "GET").status == 200
