@@ -21,6 +21,10 @@ class Backoff:
         self._rng = rng or random.SystemRandom()
         self._next_s = base_s
 
+    def forget(self) -> None:
+        """What was started has been healthy; the next delay is the first again."""
+        self._next_s = self._base_s
+
     def failed(self, now: float, started: float) -> float:
         """The seconds to wait after a failure at `now` of what was started at `started` (one monotonic clock).
 
@@ -28,7 +32,7 @@ class Backoff:
         loop is no delay at all. With a quarter, what dies at once starts ten times in its first minute, at most.
         """
         if now - started >= self._healthy_s:
-            self._next_s = self._base_s
+            self.forget()
         delay_s = self._next_s
         self._next_s = min(self._cap_s, delay_s * 2)
         return delay_s * (0.75 + self._rng.random() / 4)

@@ -94,7 +94,7 @@ class Child:
         self.step(Event.START)
         self._started_s = now_s
 
-    def ended(self, exit_code: int, now_s: float, healthy_s: float = HEALTHY_S, *, struck: bool = False) -> State:
+    def ended(self, exit_code: int, now_s: float, *, struck: bool = False) -> State:
         """Takes in an exit, and sets the time of the next start where there is to be one.
 
         `struck`: it was at work, and somebody killed it. Nothing says that its successor would fail, so that one
@@ -104,10 +104,13 @@ class Child:
         if state is not State.STOPPED:
             self.trouble = describe(exit_code)
             self.restarts += 1
+        if now_s - self._started_s >= HEALTHY_S:  # whoever ended it: what was before is forgotten
+            self.failures = 0
+            self._backoff.forget()
         if state is State.BACKOFF and struck:
             self.due_s = max(now_s, self._started_s + RESTART_SPACING_S)
         elif state is State.BACKOFF:
-            self.failures = 1 if now_s - self._started_s >= healthy_s else self.failures + 1
+            self.failures += 1
             self.due_s = now_s + self._backoff.failed(now_s, self._started_s)
         return state
 
@@ -115,6 +118,7 @@ class Child:
         """There is to be one more, at once, which is asked to finish in its turn."""
         self.step(Event.STRUCK)
         self.restarts += 1
+        self.hurry()
 
     def may_hurry(self, *, worked: bool) -> bool:
         """Whether the successor of one that was killed starts at once: not for ever, if none comes as far as working.
@@ -135,7 +139,7 @@ class Child:
         return 0 if self.alive and now_s - self._started_s >= HEALTHY_S else self.failures
 
     def hurry(self) -> None:
-        """Ends the back-off: the drain has begun."""
+        """Ends the back-off: a drain waits for nothing."""
         self.due_s = 0.0
 
     def due(self, now_s: float) -> bool:

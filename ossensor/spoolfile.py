@@ -22,7 +22,8 @@ SUFFIX: Final = ".pcapng"
 _TRAILER: Final = 0x80004F53
 _HEAD: Final = struct.Struct("<II")
 _TAIL: Final = struct.Struct("<I")
-_LONGEST_TRAILER_BYTES: Final = 4096
+# The books take 195 characters at most, the digest 64, and what is around them some fifty.
+LONGEST_TRAILER_BYTES: Final = 512
 _NAME = re.compile(r"([0-9]{20}),([0-9a-f]{32}),([0-9]{19}),(0|[1-9][0-9]{0,9}),([^,]+),([^,]+)\.pcapng")
 
 
@@ -72,7 +73,7 @@ def opened(spooled: Spooled, data: bytes) -> tuple[memoryview, Account]:
     """Section and account. Raises DamagedError, and nothing else."""
     try:
         (length,) = _TAIL.unpack_from(data, len(data) - _TAIL.size)
-        if not _HEAD.size + _TAIL.size <= length <= min(len(data), _LONGEST_TRAILER_BYTES):
+        if not _HEAD.size + _TAIL.size <= length <= min(len(data), LONGEST_TRAILER_BYTES):
             raise DamagedError("its last block has an impossible length")
         at = len(data) - length
         if _HEAD.unpack_from(data, at) != (_TRAILER, length):

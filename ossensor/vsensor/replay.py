@@ -17,7 +17,6 @@ from ossensor.transport.signing import Nonce
 
 # An uploader keeps some tens of requests in flight; IPsec recommends 64. More than that late is not reordering.
 WINDOW: Final = 1024
-_MASK: Final = (1 << WINDOW) - 1
 
 # A request is believed at most WINDOW_S before or after `created`, so a nonce admitted at t was created by
 # t + WINDOW_S and is stale by t + 2 * WINDOW_S. Past that the clock refuses the replay and the memory may go.
@@ -34,14 +33,14 @@ class _Run:
     seen: int  # bit i: `highest - i` was used
     used_s: float
 
-    def admit(self, count: int) -> bool:
+    def admit(self, count: int, window: int) -> bool:
         ahead = count - self.highest
         if ahead > 0:
             # The counter is the peer's: shifting by it unchecked would let one request ask for an exabyte.
-            self.seen = (self.seen << ahead | 1) & _MASK if ahead < WINDOW else 1
+            self.seen = (self.seen << ahead | 1) & ((1 << window) - 1) if ahead < window else 1
             self.highest = count
             return True
-        bit = 1 << -ahead if -ahead < WINDOW else 0
+        bit = 1 << -ahead if -ahead < window else 0
         if bit == 0 or self.seen & bit:
             return False  # used, or too old to know: an honest sender signs again with a new number
         self.seen |= bit
@@ -51,8 +50,9 @@ class _Run:
 class Replay:
     """The memory of nonces. `now_s` must not run backwards, or forgetting would come before staleness."""
 
-    def __init__(self, runs_max: int = RUNS_MAX) -> None:
+    def __init__(self, runs_max: int = RUNS_MAX, window: int = WINDOW) -> None:
         self._runs_max = runs_max
+        self._window = window
         self._runs: OrderedDict[tuple[str, str], _Run] = OrderedDict()  # least recently used first
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class Replay:
                 return Outcome.BUSY
             self._runs[key] = _Run(highest=nonce.count, seen=1, used_s=now_s)
             return None
-        if not run.admit(nonce.count):
+        if not run.admit(nonce.count, self._window):
             return Outcome.REPLAYED
         run.used_s = now_s
         self._runs.move_to_end(key)

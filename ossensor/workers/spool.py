@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ossensor.durable import sync_folder
-from ossensor.spoolfile import DamagedError, Spooled, opened, trailer
+from ossensor.spoolfile import LONGEST_TRAILER_BYTES, SUFFIX, DamagedError, Spooled, opened, trailer
 from ossensor.transport.protocol import Account
 
 _PART: Final = ".part"
@@ -79,10 +79,15 @@ class Spool:
         threading.Thread(target=self._write_all, name="spool", daemon=True).start()
 
     def found(self) -> list[Spooled]:
-        """What earlier lives left, oldest first. Raises OSError."""
+        """What earlier lives left, oldest first. Raises OSError.
+
+        One of them may have been killed between rename and fsync of the folder: what is found is taken for its slot's,
+        so its name has to be there to stay, too.
+        """
+        sync_folder(self._folder)
         names = sorted(os.listdir(self._folder))  # noqa: PTH208  names are what is wanted
         for name in names:
-            if name.endswith(_PART):
+            if name.endswith(_PART) and Spooled.parse(name.removesuffix(_PART) + SUFFIX) is not None:
                 (self._folder / name).unlink()
         there = [spooled for name in names if (spooled := Spooled.parse(name)) is not None]
         for spooled in there:
@@ -94,17 +99,17 @@ class Spool:
         """Whether a batch of that size may be ordered now."""
         if self.broken or self.pending >= _PENDING or now_s < self._not_before_s:
             return False
-        return self.bytes + self._pending_bytes + section_bytes <= self._limit_bytes
+        return self.bytes + self._pending_bytes + _file_bytes(section_bytes) <= self._limit_bytes
 
     def order(self, order: Order) -> None:
         self.pending += 1
-        self._pending_bytes += len(order.section)
+        self._pending_bytes += _file_bytes(len(order.section))
         self._orders.put(order)
 
     def conclude(self, written: Written, now_s: float) -> None:
         """Takes in what the thread reported."""
         self.pending -= 1
-        self._pending_bytes -= len(written.order.section)
+        self._pending_bytes -= _file_bytes(len(written.order.section))
         if not written.trouble:
             self._sizes[written.order.spooled.name] = written.file_bytes
             self.bytes += written.file_bytes
@@ -166,3 +171,8 @@ class Spool:
                 path.unlink()
             raise
         return size
+
+
+def _file_bytes(section_bytes: int) -> int:
+    """The most that the file of such a section takes."""
+    return section_bytes + LONGEST_TRAILER_BYTES

@@ -1,5 +1,9 @@
 """The slot queue against a plain model, with either side killed before any of its stores.
 
+The model has the batch that is being filled, a dict of those that are ready, and the books. Held against it: what each
+side sees, byte by byte, and after every step that all packets committed are delivered, spooled, dropped for a reason or
+in flight. Two or three slots, so that each is used again and again; sequences and blocks up to the end of their words.
+
 A kill is an exception raised from the store that it prevents: after it, the object that stood for the process is thrown
 away and a successor is made from the memory alone.
 """
@@ -14,21 +18,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import settings
+from histories import histories
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ossensor.accounting import UPLOADER_REASONS, Reason
-from ossensor.region import Commit, Region, State
+from ossensor.region import MOST_BLOCKS, Commit, Control, Region, State
 from ossensor.slots import Batch, Closing, Consumer, Pipes, Producer, ring_for_dead
+from ossensor.transport.protocol import MAX_SEQUENCE
 
 SLOT_BYTES = 4096
 MOST_PACKETS = SLOT_BYTES // 32
 
 
-# Deaths are rare among the rules, or no queue would ever be full.
-RARELY = st.sampled_from([False, False, False, True])
-REASONS = st.sampled_from([None, *UPLOADER_REASONS])
+# Of begin(), which has the most; its last ones are those that matter.
+STORES = st.integers(0, 12) | st.integers(10, 12)
+SPOOLED = "spooled"
+ENDS = st.sampled_from([None, SPOOLED, *UPLOADER_REASONS])  # None: delivered
+BLOCKS = st.integers(0, 9) | st.just(MOST_BLOCKS)
+FIRST = st.sampled_from([0, MAX_SEQUENCE - 2])  # of an epoch, as if so many batches had gone before
 
 
 class KilledError(BaseException):
@@ -78,6 +86,7 @@ class Modelled:
     epoch: str
     sequence: int
     packets: int
+    blocks: int  # of the ring
     body: bytes
     first_packet: int
 
@@ -85,23 +94,21 @@ class Modelled:
 class SlotsMachine(RuleBasedStateMachine):
     """Random histories of one queue. A producer's successor goes on in its epoch, as on a ring."""
 
-    @initialize(count=st.integers(2, 4))
-    def start(self, count: int) -> None:
+    @initialize(count=st.integers(2, 3), first=FIRST)
+    def start(self, count: int, first: int) -> None:
         self.count = count
         self.region = MortalRegion.create(count, SLOT_BYTES)
         assert isinstance(self.region, MortalRegion)
         self.pipes = Pipes.create()
         self.epoch = 0
-        self.sequence = 0
         self.slot: int | None = None  # the one being filled
         self.filling: Modelled | None = None
         self.ready: dict[tuple[str, int], Modelled] = {}
         self.held: dict[tuple[str, int], Batch] = {}
         self.committed = 0
-        self.blocks = 0  # of the ring, in this epoch
-        self.epoch_start = 0
-        self.delivered = 0
+        self.delivered = self.spooled = 0
         self.dropped: Counter[Reason] = Counter()
+        self.number_from(first)
         self.new_producer()
         self.new_consumer()
 
@@ -115,13 +122,18 @@ class SlotsMachine(RuleBasedStateMachine):
         self.producer = Producer(self.region, self.pipes.ready_write, self.pipes.free_read)
 
     @precondition(lambda self: self.filling is None)
-    @rule()
-    def new_epoch(self) -> None:
+    @rule(first=FIRST)
+    def new_epoch(self, first: int) -> None:
         """Another capture socket: what is counted by epoch begins anew."""
         self.epoch += 1
-        self.sequence = self.blocks = 0
-        self.epoch_start = self.committed
         self.region.begin_epoch()
+        self.number_from(first)
+
+    def number_from(self, first: int) -> None:
+        self.sequence = first
+        self.region.set_control(Control.SEQUENCE, first)
+        self.blocks = 0  # of the ring, in this epoch
+        self.epoch_start = self.committed
 
     def new_consumer(self) -> None:
         self.consumer = Consumer(self.region, self.pipes.ready_read, self.pipes.free_write)
@@ -140,34 +152,31 @@ class SlotsMachine(RuleBasedStateMachine):
         self.note_begun(text)
 
     def note_begun(self, epoch: str) -> None:
-        self.filling = Modelled(epoch, self.sequence, 0, b"", self.committed - self.epoch_start)
-        self.blocks_before = self.blocks
+        self.filling = Modelled(epoch, self.sequence, 0, 0, b"", self.committed - self.epoch_start)
         self.sequence += 1
 
-    def commit_to(self, more: int) -> tuple[Modelled, Callable[[], None]]:
-        """The batch after `more` packets, and the act that makes it so."""
+    def commit_to(self, more: int, blocks: int) -> tuple[Modelled, Callable[[], None]]:
+        """The batch after so many more packets and blocks, and the act that makes it so."""
         assert self.slot is not None
         assert self.filling is not None
         slot, before = self.slot, self.filling
         total = min(before.packets + more, MOST_PACKETS)
-        body = struct.pack("<II", self.epoch, before.sequence) * total
+        body = struct.pack("<IQ", self.epoch, before.sequence) * total
         self.region.slot(slot)[: len(body)] = body
-        after = replace(before, packets=total, body=body)
-        # As many blocks as packets: what is committed is committed of both.
-        blocks = self.blocks - self.blocks_before + after.packets - before.packets
-        return after, lambda: self.producer.commit(slot, Commit(len(body), total, blocks), 1, 2)
+        after = replace(before, packets=total, blocks=min(before.blocks + blocks, MOST_BLOCKS), body=body)
+        return after, lambda: self.producer.commit(slot, Commit(len(body), total, after.blocks), 1, 2)
 
     @precondition(lambda self: self.filling is not None)
-    @rule(more=st.integers(1, 9) | st.just(0))
-    def commit(self, more: int) -> None:
-        after, act = self.commit_to(more)
+    @rule(more=st.integers(0, 9), blocks=BLOCKS)
+    def commit(self, more: int, blocks: int) -> None:
+        after, act = self.commit_to(more, blocks)
         act()
         self.book(after)
 
     def book(self, after: Modelled) -> None:
         assert self.filling is not None
         self.committed += after.packets - self.filling.packets
-        self.blocks += after.packets - self.filling.packets
+        self.blocks += after.blocks - self.filling.blocks
         self.filling = after
 
     def publish_act(self) -> Callable[[], None]:
@@ -205,30 +214,35 @@ class SlotsMachine(RuleBasedStateMachine):
         for batch in batches:
             model = self.ready[batch.epoch, batch.sequence]
             section = self.consumer.section(batch)
-            assert section is not None
-            assert (batch.packets, batch.first_packet, bytes(section)) == (
-                model.packets,
-                model.first_packet,
-                model.body,
-            )
-            assert batch.kernel_drops == 7
+            # What the protocol cannot number is not sent.
+            body = model.body if model.sequence <= MAX_SEQUENCE else None
+            assert (section and bytes(section)) == body
+            assert (batch.packets, batch.first_packet, batch.kernel_drops) == (model.packets, model.first_packet, 7)
             self.held[batch.epoch, batch.sequence] = batch
         assert self.consumer.held == len(self.held)
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), reason=REASONS)
-    def settle(self, data: st.DataObject, reason: Reason | None) -> None:
+    @rule(data=st.data(), end=ENDS)
+    def settle(self, data: st.DataObject, end: Reason | str | None) -> None:
         key = data.draw(st.sampled_from(sorted(self.held)))
-        self.consumer.settle(self.held[key], reason)
-        self.note_settled(key, reason)
+        self.settle_act(key, end)()
+        self.note_settled(key, end)
 
-    def note_settled(self, key: tuple[str, int], reason: Reason | None) -> None:
+    def settle_act(self, key: tuple[str, int], end: Reason | str | None) -> Callable[[], None]:
+        batch, consumer = self.held[key], self.consumer
+        if isinstance(end, Reason):
+            return lambda: consumer.settle(batch, end)
+        return lambda: consumer.settle(batch, spooled=end == SPOOLED)
+
+    def note_settled(self, key: tuple[str, int], end: Reason | str | None) -> None:
         packets = self.ready.pop(key).packets
         self.held.pop(key, None)
-        if reason is None:
-            self.delivered += packets
+        if isinstance(end, Reason):
+            self.dropped[end] += packets
+        elif end == SPOOLED:
+            self.spooled += packets
         else:
-            self.dropped[reason] += packets
+            self.delivered += packets
 
     # -- whole turns, so that random histories get far --------------------------------------------------------------
 
@@ -239,14 +253,21 @@ class SlotsMachine(RuleBasedStateMachine):
             if self.filling is None and self.producer.free:
                 self.begin()
             if self.filling is not None:
-                self.commit(more)
+                self.commit(more, more)
                 self.publish()
 
     @rule(data=st.data(), most=st.integers(1, 4))
     def uploader_turns(self, data: st.DataObject, most: int) -> None:
         self.consumer_listens()
         for _ in range(min(most, len(self.held))):
-            self.settle(data, data.draw(REASONS))
+            self.settle(data, data.draw(ENDS))
+
+    @rule(slots=st.lists(st.integers(0, 4) | st.just(2**64 - 1), max_size=4))
+    def doorbells_that_mean_nothing(self, slots: list[int]) -> None:
+        """For a slot that is not there, or not theirs, or once more, or for all: the header decides."""
+        for slot in slots:
+            os.write(self.pipes.ready_write, struct.pack("<QQ", slot, 0))
+            os.write(self.pipes.free_write, struct.pack("<QQ", slot, 0))
 
     # -- deaths -------------------------------------------------------------------------------------------------------
 
@@ -261,6 +282,7 @@ class SlotsMachine(RuleBasedStateMachine):
             assert orphan is not None
             assert (orphan.slot, orphan.commit[:2]) == (self.slot, (len(self.filling.body), self.filling.packets))
             undertaker = Producer(self.region, self.pipes.ready_write, self.pipes.free_read)
+            assert undertaker.sequence == self.sequence
             if orphan.commit.packets:
                 undertaker.publish(orphan.slot, Closing(orphan.commit.used_bytes, self.committed, 7))
                 self.note_published()
@@ -278,17 +300,15 @@ class SlotsMachine(RuleBasedStateMachine):
             with contextlib.suppress(BlockingIOError):
                 os.read(fd, 1 << 16)
 
-    @rule(now=RARELY, stores=st.integers(0, 12), more=st.integers(1, 9), publishing=st.booleans())
-    def producer_is_killed(self, stores: int, more: int, *, now: bool, publishing: bool) -> None:
+    @rule(stores=STORES, more=st.integers(1, 9), blocks=BLOCKS, publishing=st.booleans())
+    def producer_is_killed(self, stores: int, more: int, blocks: int, *, publishing: bool) -> None:
         """Before a store of whatever it could be doing, or after the last."""
-        if not now:
-            return
         if self.filling is None and self.producer.free:
             self.killed_in_begin(stores)
         elif self.filling is not None and self.filling.packets and publishing:
             self.killed_in_publish(stores % 6)
         elif self.filling is not None:
-            self.killed_in_commit(stores % 6, more)
+            self.killed_in_commit(stores % 6, more, blocks)
         self.bury_producer()
 
     def killed_in_begin(self, stores: int) -> None:
@@ -300,8 +320,8 @@ class SlotsMachine(RuleBasedStateMachine):
             (self.slot,) = [n for n in free_before if self.region.state(n) == State.FILLING]
             self.note_begun(text)
 
-    def killed_in_commit(self, stores: int, more: int) -> None:
-        after, act = self.commit_to(more)
+    def killed_in_commit(self, stores: int, more: int, blocks: int) -> None:
+        after, act = self.commit_to(more, blocks)
         assert self.region.survives(stores, act) is (stores == 5)
         if stores >= 3:
             self.book(after)
@@ -317,16 +337,18 @@ class SlotsMachine(RuleBasedStateMachine):
         self.lose_doorbells()
         self.new_consumer()
 
-    @rule(now=RARELY, data=st.data(), stores=st.integers(0, 5), reason=REASONS)
-    def consumer_is_killed(self, data: st.DataObject, stores: int, reason: Reason | None, *, now: bool) -> None:
-        if not now:
-            return
+    @rule(data=st.data(), stores=st.integers(0, 5), end=ENDS)
+    def consumer_is_killed(self, data: st.DataObject, stores: int, end: Reason | str | None) -> None:
+        self.consumer_listens()
         if self.held:
             key = data.draw(st.sampled_from(sorted(self.held)))
-            batch = self.held[key]
-            assert self.region.survives(stores, lambda: self.consumer.settle(batch, reason)) is (stores == 5)
+            assert self.region.survives(stores, self.settle_act(key, end)) is (stores == 5)
             if stores >= 3:
-                self.note_settled(key, reason)
+                self.note_settled(key, end)
+        # Known at once, and also if nobody came to finish it.
+        region = self.region
+        ended = region.delivered() + region.spooled() + sum(region.dropped().values())
+        assert ended + region.in_flight() == self.committed
         self.bury_consumer()
 
     # -- the books ----------------------------------------------------------------------------------------------------
@@ -337,14 +359,14 @@ class SlotsMachine(RuleBasedStateMachine):
         region = self.region
 
         assert (region.consumed(), self.producer.sequence) == (self.blocks, self.sequence)
-        assert region.committed() == self.committed == self.delivered + self.dropped.total() + in_flight
-        assert (region.delivered(), region.in_flight()) == (self.delivered, in_flight)
+        ended = self.delivered + self.spooled + self.dropped.total()
+        assert region.committed() == self.committed == ended + in_flight
+        assert (region.delivered(), region.spooled(), region.in_flight()) == (self.delivered, self.spooled, in_flight)
         assert region.dropped() == {reason: self.dropped[reason] for reason in UPLOADER_REASONS}
         assert self.consumer.idle() is (not self.ready and self.filling is None)
 
 
-SlotsMachine.TestCase.settings = settings(derandomize=True, max_examples=120, stateful_step_count=60, deadline=None)
-TestSlotsMachine = pytest.mark.slow(SlotsMachine.TestCase)
+TestSlotsMachine = histories(SlotsMachine, 100, 60)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,31 @@ def test_the_successor_of_one_that_was_struck_starts_at_once_and_nothing_is_held
         assert (child.due_s, child.failures) == (max(died_s, started_s + RESTART_SPACING_S), 0)
 
 
+def test_health_is_not_forgotten_because_somebody_killed_what_had_it() -> None:
+    """Else failures of long ago would count among the twenty in a row that end the sensor."""
+    child = Child("x")
+    for _ in range(10):
+        child.could_not_start(0.0)
+    child.started(100.0)
+    child.ended(-signal.SIGKILL, 160.0, struck=True)
+    assert (child.failures, child.failing(160.0)) == (0, 0)
+    child.started(160.0)
+    child.ended(1, 161.0)
+
+    assert child.failures == 1
+    assert 0.05 <= child.due_s - 161.0 <= 0.1
+
+
+def test_the_successor_of_one_that_was_killed_in_the_drain_is_due_at_once() -> None:
+    child = Child("x")
+    child.could_not_start(10.0)
+    child.started(10.0)  # by the drain, which does not wait
+    child.step(Event.STOP)
+    child.struck_in_drain()
+
+    assert child.due(10.0)
+
+
 def test_successors_of_killed_ones_hurry_until_twenty_in_a_row_came_to_no_work() -> None:
     child = Child("x")
 

@@ -64,10 +64,33 @@ def test_what_is_settled_is_gone_and_makes_room(tmp_path: Path) -> None:
 
 def test_half_a_file_of_a_killed_life_is_removed_and_strangers_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / spooled(0).name.replace(".pcapng", ".part")).write_bytes(b"half")
-    (tmp_path / "notes.txt").write_text("mine")
+    for name in ("notes.txt", "notes.part"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "old.part").mkdir()
 
     assert Disk(tmp_path).spool.found() == []
-    assert names(tmp_path) == ["notes.txt"]
+    assert names(tmp_path) == ["notes.part", "notes.txt", "old.part"]
+
+
+def test_names_that_are_found_are_flushed_before_anyone_relies_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A life that was killed between rename and flush left a whole file, and a name that an outage would take."""
+    flushed: list[Path] = []
+    monkeypatch.setattr(spool_module, "sync_folder", flushed.append)
+    Disk(tmp_path).spool.found()
+
+    assert flushed == [tmp_path]
+
+
+def test_what_is_written_is_not_longer_than_the_limit_books_and_digest_included(tmp_path: Path) -> None:
+    disk = Disk(tmp_path, limit_bytes=10 * len(SECTION))
+    sequence = 0
+    while disk.spool.takes(len(SECTION), 100.0):
+        disk.write(sequence)
+        sequence += 1
+
+    assert (sequence, disk.spool.bytes <= 10 * len(SECTION)) == (8, True)
 
 
 def test_it_takes_no_more_than_its_limit_what_is_on_its_way_included(tmp_path: Path) -> None:
