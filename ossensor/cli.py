@@ -11,8 +11,23 @@ from typing import Final
 
 from . import __version__
 
+# Commands whose arguments are their own module's affair, and what they are for.
+_ELSEWHERE: Final = {
+    "ecs": "put the sensor into Amazon ECS task definitions",
+    "extract": "packets of a vSensor's store, as one pcapng file",
+    "antigena": "order connections ended, at a vSensor",
+    "top": "show what a vSensor's sensors are doing, again each second",
+    "vsensor": "run the collector",
+    "consume": "store what vSensors published to NATS JetStream",
+}
 
-def make_parser() -> argparse.ArgumentParser:
+
+def make_parser(words: list[str] | None = None) -> argparse.ArgumentParser:
+    """Of a command line that has these words; of any, if they are not given.
+
+    Only the command that is called gets its arguments: to know the vSensor's is to import it, which would cost each
+    health check 11 MiB and a fifth of a second, and the sensor memory that it keeps.
+    """
     parser = argparse.ArgumentParser(
         prog="ossensor",
         description="Packet-forwarding network sensor, and the collector that it ships to.",
@@ -42,21 +57,28 @@ def make_parser() -> argparse.ArgumentParser:
     audit.add_argument("stores", metavar="DIR", nargs="+", help="stores, audited as one; the vSensors may be running")
     audit.add_argument("--json", action="store_true", help="for programs")
     audit.add_argument("--deep", action="store_true", help="read every stored section too; as slow as the disk")
-    # Argparse alone: what the commands need is imported when they run.
-    from .ecs.command import add_arguments as add_ecs_arguments  # noqa: PLC0415
-    from .operator.command import add_arguments as add_antigena_arguments  # noqa: PLC0415
-    from .operator.top import add_arguments as add_top_arguments  # noqa: PLC0415
-    from .vsensor.command import add_arguments as add_vsensor_arguments  # noqa: PLC0415
-    from .vsensor.extract import add_arguments as add_extract_arguments  # noqa: PLC0415
-    from .vsensor.jetstream.command import add_arguments as add_consume_arguments  # noqa: PLC0415
-
-    add_ecs_arguments(commands.add_parser("ecs", help="put the sensor into Amazon ECS task definitions"))
-    add_extract_arguments(commands.add_parser("extract", help="packets of a vSensor's store, as one pcapng file"))
-    add_antigena_arguments(commands.add_parser("antigena", help="order connections ended, at a vSensor"))
-    add_top_arguments(commands.add_parser("top", help="show what a vSensor's sensors are doing, again each second"))
-    add_vsensor_arguments(commands.add_parser("vsensor", help="run the collector"))
-    add_consume_arguments(commands.add_parser("consume", help="store what vSensors published to NATS JetStream"))
+    for name, purpose in _ELSEWHERE.items():
+        command = commands.add_parser(name, help=purpose)
+        if words is None or name in words:
+            _add_arguments(name, command)
     return parser
+
+
+def _add_arguments(name: str, parser: argparse.ArgumentParser) -> None:
+    match name:
+        case "ecs":
+            from .ecs.command import add_arguments  # noqa: PLC0415  see make_parser()
+        case "extract":
+            from .vsensor.extract import add_arguments  # noqa: PLC0415  see make_parser()
+        case "antigena":
+            from .operator.command import add_arguments  # noqa: PLC0415  see make_parser()
+        case "top":
+            from .operator.top import add_arguments  # noqa: PLC0415  see make_parser()
+        case "vsensor":
+            from .vsensor.command import add_arguments  # noqa: PLC0415  see make_parser()
+        case _:
+            from .vsensor.jetstream.command import add_arguments  # noqa: PLC0415  see make_parser()
+    add_arguments(parser)
 
 
 def _run(_: argparse.Namespace) -> int:
@@ -157,7 +179,8 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
 
 def main(argv: list[str] | None = None) -> int:
     """The exit code of the command: see errors.Exit; 2 for a command line that cannot be read."""
-    arguments = make_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = make_parser(argv).parse_args(argv)
     return _COMMANDS[arguments.command](arguments)
 
 

@@ -71,6 +71,7 @@ def run(environ: Mapping[str, str]) -> Exit:
     _allow_descriptors()
     multiprocessing.current_process().name = "supervisor"  # what log records and ps call this process
     privileges.set_name("ossensor-sup")
+    privileges.go_first(privileges.OOM_SUPERVISOR)
     logs.configure(settings.debug, settings.log_format)
     log.info("ossensor %s", __version__, extra=logs.fields(sensor=settings.sensor_name))
     for warning in loaded.warnings:

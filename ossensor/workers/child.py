@@ -132,7 +132,7 @@ def begin(birth: Birth) -> Signals:
        does not beat. Those of others would be walked without the GIL: one that ran on meanwhile made it a segmentation
        fault, with nothing printed of the main thread.
     3. Descriptors: close what is not on the list, before anything can be made of it.
-    4. Privilege.
+    4. Privilege. And that we are ended before others when memory runs short, while we may still say so.
     5. Die with the parent: after 4, because a change of credentials clears the setting.
     6. System calls and files: last, because what comes before makes calls that nobody needs afterwards; and before the
        first thread and the first byte that a stranger wrote.
@@ -150,6 +150,7 @@ def begin(birth: Birth) -> Signals:
     birth.handler.adopt()
     privileges.set_name(birth.name)
     _close_all_but({*_STANDARD_FDS, *birth.keep_fds, birth.handler.sending.fileno()})
+    privileges.go_first(privileges.OOM_CHILD)
     kept = privileges.drop_everything(birth.uid, birth.gid)
     privileges.die_with_parent(birth.parent_pid)
     if kept:

@@ -1,10 +1,12 @@
 """An application. Without further arguments it speaks with its peer, over one connection, until that fails.
 
-`burst N` sends N numbered datagrams; `credentials N` fetches its role's credentials N times, and prints them once.
+`from PORT` does the same from that port, and prints the name of the error that ended it; `burst N` sends N numbered
+datagrams; `credentials N` fetches its role's credentials N times, and prints them once.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 import time
@@ -13,17 +15,24 @@ import urllib.request
 PEER, AGENT, *WHAT = sys.argv[1:]
 
 
-def speak() -> None:
-    with socket.create_connection((PEER, 7000), timeout=5) as connection:
+def speak(port: int = 0) -> None:
+    with socket.create_connection((PEER, 7000), timeout=5, source_address=("", port)) as connection:
         turn = 0
         while True:
             turn += 1
             connection.sendall(b"turn %08d" % turn)
             if connection.recv(100) != b"turn %08d" % turn:
                 sys.exit("another answer than was expected")
-            if turn % 20 == 0:
+            if turn % 20 == 0 and not port:
                 print(turn)
             time.sleep(0.005)
+
+
+def speak_from(port: int) -> None:
+    try:
+        speak(port)
+    except OSError as e:
+        print(errno.errorcode[e.errno or 0])
 
 
 def burst(count: int) -> None:
@@ -42,6 +51,8 @@ def credentials(count: int) -> None:
 
 
 match WHAT:
+    case ["from", port]:
+        speak_from(int(port))
     case ["burst", count]:
         burst(int(count))
     case ["credentials", count]:

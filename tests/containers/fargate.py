@@ -10,14 +10,17 @@ The sensor's container is run as deploy/ecs/task-definition.json says, which `os
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Self
 
 from harness.captures import Packet, read_pcapng
+from harness.cgroup import Memory
 from harness.namespaces import Namespace, address, wire
 from harness.proc import eventually
 from podman import ROOT, SENSOR, VSENSOR, Podman
@@ -38,6 +41,7 @@ AGENT: Final = "169.254.170.2"
 TASK_ID: Final = "0123456789abcdef0123456789abcdef"
 CREDENTIAL: Final = "wJalrXUtnFEMI-the-roles-secret-key"
 _PORT: Final = 8443
+_TOKEN: Final = "/run/operator-token"  # in the vSensor's container
 
 
 class Task:
@@ -57,10 +61,14 @@ class Task:
         with ExitStack() as stack:
             self.inside, self.agent, self.outside = (stack.enter_context(Namespace()) for _ in range(3))
             self._wire()
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ossensor-task-"))
+            self._token = Path(folder, "token")
+            self._peer_log = Path(folder, "peer.log")
             for namespace, program in ((self.agent, "agent.py"), (self.outside, "peer.py")):
                 where = AGENT if program == "agent.py" else OUTSIDE
                 argv = namespace.inside(sys.executable, HERE / program, where, TASK_ID, CREDENTIAL)
-                process = stack.enter_context(subprocess.Popen(argv))
+                with Path(folder, program).with_suffix(".log").open("w") as log:
+                    process = stack.enter_context(subprocess.Popen(argv, stdout=log))
                 stack.callback(process.kill)
             eventually("the agent listens", lambda: self.agent.listens(80))
             eventually("the peer listens", lambda: self.outside.listens(7000))
@@ -101,9 +109,13 @@ class Task:
             "no-new-privileges",
         )
         key = ("--env", f"VSENSOR_HMAC_KEY={self.key}")
-        self._start(
-            self._vsensor, self.outside, *confined, *key, "--volume", f"{self._volume}:/var/lib/ossensor", VSENSOR
-        )
+        self._token.touch(0o600)
+        self._token.write_text(secrets.token_urlsafe(32))
+        os.chown(self._token, 65534, 65534)  # the image's user
+        volumes = (f"{self._volume}:/var/lib/ossensor", f"{self._token}:{_TOKEN}:ro")
+        mounts = (part for volume in volumes for part in ("--volume", volume))
+        command = (*self.podman.inspect(VSENSOR)["Config"]["Cmd"], "--operator-token-file", _TOKEN)
+        self._start(self._vsensor, self.outside, *confined, *key, *mounts, VSENSOR, *command)
         eventually("the vSensor listens", lambda: self.outside.listens(_PORT), timeout_s=30)
 
     def _start_application(self) -> None:
@@ -135,14 +147,17 @@ class Task:
     def wait_for(self, part: str, timeout_s: float = 20) -> None:
         eventually(f"{part!r} in the sensor's log", lambda: part in self.podman.says(self.sensor), timeout_s)
 
-    def most_memory_bytes(self) -> int:
-        """The most that the sensor's container has used so far, by the kernel's account; either version of cgroups."""
-        pid = self.podman.inspect(self.sensor)["State"]["Pid"]
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "memory":
-                return int(Path(f"/sys/fs/cgroup/memory{path}/memory.max_usage_in_bytes").read_text())
-        return int(Path(f"/sys/fs/cgroup{path}/memory.peak").read_text())
+    def memory(self) -> Memory:
+        """The account of the sensor's container."""
+        return Memory.of(self.podman.inspect(self.sensor)["State"]["Pid"])
+
+    def order(self, *what: str) -> dict[str, Any]:
+        """What `ossensor antigena` answered to an operator beside the vSensor."""
+        whom = ("--url", f"https://localhost:{_PORT}", "--ca-file", "/var/lib/ossensor/tls/cert.pem")
+        said = self.podman(
+            "exec", self._vsensor, "ossensor", "antigena", *what, *whom, "--token-file", _TOKEN, "--json"
+        )
+        return dict(json.loads(said))
 
     # -- what happens in it ------------------------------------------------------------------------------------------
 
@@ -150,6 +165,10 @@ class Task:
         """Has a second process of the application's container do something, and returns what it printed."""
         python = "/opt/ossensor/bin/python"
         return self.podman("exec", self.application, python, "/application.py", OUTSIDE, AGENT, *what)
+
+    def peer_saw(self) -> list[str]:
+        """The port of each of the application's connections as it began, and with an error's name as it was reset."""
+        return self._peer_log.read_text().splitlines()
 
     def turns(self) -> int:
         """How many requests the application has had answered, over one connection; it ends at the first fault."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from fargate import AGENT, CREDENTIAL, OUTSIDE, SIDECAR, TASK_ID, Task
+from fargate import AGENT, CREDENTIAL, OUTSIDE, SIDECAR, TASK, TASK_ID, Task
 from harness.captures import Packet
-from harness.proc import eventually, status
+from harness.proc import children, comm, eventually, filters, status
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 STOP_S = 10
+REASON_S = 5
 _NET_RAW = 1 << 13
 
 
@@ -81,7 +84,7 @@ def test_a_flood_stays_within_the_memory_limit_and_is_accounted_for(task: Task) 
     task.start_sensor()
     task.wait_for("capturing interface=eth1")
     task.ask_application("burst", "1000000")
-    most = task.most_memory_bytes()
+    most = task.memory().most_bytes
     code, _ = task.podman.stop(task.sensor, at_most_s=30)
     counts = books(task.podman.says(task.sensor))
     stored = burst(task.stored())
@@ -91,6 +94,33 @@ def test_a_flood_stays_within_the_memory_limit_and_is_accounted_for(task: Task) 
     assert most <= 0.85 * limit_bytes
     assert stored == sorted(set(stored))
     assert counts["received"] == counts["kernel_drops"] + counts["delivered"]
+
+
+def test_an_operators_order_ends_the_applications_connection_and_nothing_else(task: Task) -> None:
+    task.start_sensor()
+    task.wait_for("capturing interface=eth1")
+    before = task.application_state()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        seen = pool.submit(task.ask_application, "from", "40001")
+        eventually("the application speaks", lambda: "40001" in task.peer_saw())
+        ends = ("--src", f"{TASK}:40001", "--dst", f"{OUTSIDE}:7000", "--protocol", "tcp")
+        task.order("block", *ends, "--duration", "600", "--reason", "a test", "--id", "one", "--sensor", TASK_ID)
+        ordered_s = time.monotonic()
+        assert seen.result(timeout=30) == "ECONNRESET"
+        took_s = time.monotonic() - ordered_s
+    eventually("its peer sees it", lambda: "40001 ECONNRESET" in task.peer_saw())
+    print(f"the application's connection ended {took_s:.2f} s after the order")
+
+    def told() -> dict[str, int]:
+        (order,) = task.order("list")["orders"]
+        return dict(order["sensors"].get(TASK_ID, {}).get("counts", {}))
+
+    counts = eventually("it is reported closed", lambda: told() if told().get("closed") else None, timeout_s=30)
+    turns = task.turns()
+    eventually("200 further turns", lambda: task.turns() >= turns + 200)  # over the connection that it began with
+    assert (counts["matched"], counts["closed"]) == (1, 1)
+    assert [line for line in task.peer_saw() if "ECONNRESET" in line] == ["40001 ECONNRESET"]
+    assert task.application_state() == before
 
 
 def test_the_health_check_answers_whether_the_vsensor_is_there_or_not(task: Task) -> None:
@@ -133,7 +163,9 @@ def test_a_sensor_that_cannot_work_says_so_and_the_application_goes_on(
     before, turns = task.application_state(), task.turns()
     task.start_sensor(**wrong)
     if code is None:
-        eventually("a warning", lambda: re.search(rf"WARNING .*{re.escape(reason)}", task.podman.says(task.sensor)), 5)
+        warning, status = rf"WARNING .*{re.escape(reason)}", ("exec", task.sensor, "ossensor", "status")
+        eventually("a warning", lambda: re.search(warning, task.podman.says(task.sensor)), REASON_S)
+        eventually("the same in `status`", lambda: reason in task.podman(*status), REASON_S)
         assert task.podman.inspect(task.sensor)["State"]["Status"] == "running"
     else:
         task.podman("wait", task.sensor)
@@ -160,4 +192,9 @@ def test_it_runs_with_net_raw_alone_on_a_root_that_it_cannot_write(task: Task) -
     assert fields["NoNewPrivs"] == "1"
     assert fields["NSpid"].split()[-1] == "1"  # PID 1 of its container
     assert root[5].split(",")[0] == "ro"
+    # The container has one, and each child one of its own besides.
+    (of_container,) = filters(pid)
+    assert {comm(child): filters(child) for child in children(pid)} == {
+        name: {of_container + 1} for name in ("oss-upload", "oss-cap-eth1")
+    }
     assert AGENT not in task.podman.says(task.sensor)

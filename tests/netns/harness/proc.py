@@ -67,6 +67,26 @@ def status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+def filters(pid: int) -> set[int]:
+    """How many filters of system calls each thread of the process has; empty when it has gone."""
+    try:
+        threads = [thread.name for thread in Path(f"/proc/{pid}/task").iterdir()]
+    except FileNotFoundError:
+        return set()
+    lines = (line for name in threads for line in _read(pid, f"task/{name}/status").splitlines())
+    return {int(line.split()[1]) for line in lines if line.startswith("Seccomp_filters:")}
+
+
+def at_work(pid: int) -> bool:
+    """True while the process runs or waits for something: it is not stopped, and no zombie."""
+    return status(pid).get("State", "Z")[0] in "RSD"
+
+
+def descriptors(pid: int) -> int:
+    """How many the process has open."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
 def alive(pid: int) -> bool:
     """True while the process can still run code: a zombie cannot."""
     return status(pid).get("State", "Z")[0] not in "ZX"

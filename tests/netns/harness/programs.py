@@ -22,6 +22,7 @@ OSSENSOR = Path(sys.prefix) / "bin" / "ossensor"
 KEY = "netns-8c1f4e0b7a9d4d2e9b6f-key"
 UPLOADER = "oss-upload"
 _TAIL_LINES = 60
+SHUT_IN_S = 10  # within which a child that was forked this moment has its filter
 
 
 def worker_of(interface: str) -> str:
@@ -138,6 +139,31 @@ class Sensor(Program):
 
     def __init__(self, namespace: Namespace, env: Mapping[str, str], *, under: Iterable[str] = ()) -> None:
         super().__init__(namespace.inside(*under, OSSENSOR, "run"), env)
+        self.expects_filters = env.get("OSSENSOR_SECCOMP") != "off"
+
+    def terminate(self, timeout_s: float = 30) -> tuple[int, float]:
+        self._check_filters()
+        return super().terminate(timeout_s)
+
+    def close(self) -> None:
+        try:
+            self._check_filters()
+        finally:
+            super().close()
+
+    def _check_filters(self) -> None:
+        """Fails when a child lacks a filter of system calls, or has one where the settings say none."""
+        assert proc.happened(lambda: not self._wrong(), SHUT_IN_S), f"filters of system calls: {self._wrong()}"
+
+    def _wrong(self) -> list[str]:
+        """Children with other filters than they should have, beside those that this test run itself is under."""
+        inherited, wrong = max(proc.filters(os.getpid())), []
+        for pid in proc.tree(self.pid):
+            name, found = proc.comm(pid), proc.filters(pid)
+            own = name.startswith("oss-") and proc.at_work(pid)  # it is called so before it does anything else
+            if own and found and (min(found) > inherited) is not self.expects_filters:
+                wrong.append(f"{name} {found}")
+        return wrong
 
     def named(self, name: str) -> list[int]:
         """The pids of the sensor's processes of this name."""
