@@ -115,7 +115,8 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         super().handle_events()
         if self.conn.has_body:  # its task begins when this call is over
             self._ahead, _ = self.conn.trailing_data
-            self.scope["extensions"] = {EXTENSION: self}
+            scope: Any = self.scope  # whose type has no place for an extension that is an object
+            scope["extensions"] = {EXTENSION: self}
 
     def on_response_complete(self) -> None:
         conn = self.conn

@@ -35,7 +35,7 @@ LONG: Final = bool(os.environ.get("OSSENSOR_CHAOS"))
 LASTS_S: Final = 600 if LONG else 8
 SETTLES_S: Final = 120 if LONG else 2
 PER_SECOND: Final = 200_000  # 19.2 MB/s of sections, which zstd makes 0.9 of
-LINE: Final = "tc qdisc add dev up0 root tbf rate 600kbit burst 16k latency 400ms"  # 0.075 MB/s
+LINE: Final = "tc qdisc add dev up0 root tbf rate 500kbit burst 16k latency 400ms"  # 0.06 MB/s
 GROWTH_BYTES_A_MINUTE: Final = _MIB
 
 
@@ -132,7 +132,7 @@ def test_a11_tenfold_overload_ends_no_process_and_takes_85_percent_of_the_limit_
     assert load.running()
     load.stop()
     arrived = world.arrived("cap0")
-    overload = arrived / _counts(world)["delivered"]
+    overload = arrived / max(1, _counts(world)["delivered"])  # the first long batches may all be on their way
     assert proc.tree(sensor.pid) == pids  # nobody was ended and replaced
     world.sensor.run(*["tc", "qdisc", "delete", "dev", "up0", "root"])
     # Each connection finds out when its next retransmission is due: after such a line, that may be longer than a stop.

@@ -14,7 +14,7 @@ def test_the_waits_double_to_the_longest_and_a_time_of_health_makes_them_short_a
 
     waits_s = [backoff.failed(1000.0 + s, 1000.0) for s in lived_s]
 
-    assert waits_s == [full_s * (0.5 + jitter.random() / 2) for full_s in (1.0, 2.0, 4.0, 5.0, 1.0, 2.0)]
+    assert waits_s == [full_s * (0.75 + jitter.random() / 4) for full_s in (1.0, 2.0, 4.0, 5.0, 1.0, 2.0)]
 
 
 def test_two_without_a_source_of_their_own_do_not_wait_alike() -> None:

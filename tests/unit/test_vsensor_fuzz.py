@@ -16,7 +16,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-from called_collector import Called, called
+from called_collector import Called, Whole, called
 from test_vsensor_kit import NOW_S, Message, Running, Signer, payload, section, stored
 from test_vsensor_lookout import WHO
 from test_vsensor_operator import BLOCK, TOKEN
@@ -26,6 +26,7 @@ from ossensor.transport.protocol import MAX_SEQUENCE, TAG_ORDER, Outcome, antige
 from ossensor.transport.signing import Request
 from ossensor.vsensor.antigena import Antigena
 from ossensor.vsensor.bookfile import BookFile
+from ossensor.vsensor.connection import EXTENSION
 from ossensor.vsensor.entrance import Entrance
 from ossensor.vsensor.events import Events
 from ossensor.vsensor.lookout import Lookout
@@ -144,26 +145,21 @@ def field(made: Message, name: str) -> list[str]:
 
 
 async def ask(site: Called, rng: random.Random, made: Message) -> tuple[int, dict[bytes, bytes], bytes]:
-    """The reply; the body comes in pieces, and one in fifty peers goes away in the middle of it."""
+    """The reply; one in fifty peers goes away in the middle of the body."""
     path, _, query = made.target.partition("?")
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http", "http_version": "1.1", "method": made.method, "path": path, "root_path": "",
         "raw_path": path.encode("latin-1"), "query_string": query.encode("latin-1"),
         "headers": [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in made.fields],
         "client": (f"2001:db8:{rng.randrange(65536):x}:{rng.randrange(65536):x}::1", 1),
     }  # fmt: skip
-    middle = rng.randrange(len(made.body) + 1)
-    pieces: list[MutableMapping[str, Any]] = [
-        {"type": "http.request", "body": made.body[:middle], "more_body": True},
-        {"type": "http.request", "body": made.body[middle:], "more_body": False},
-    ]
-    if rng.random() < 0.02:
-        pieces.pop()
-    coming = iter(pieces)
+    comes = made.body[: rng.randrange(len(made.body) + 1)] if rng.random() < 0.02 else made.body
+    if made.body:
+        scope["extensions"] = {EXTENSION: Whole(comes)}
     said: list[MutableMapping[str, Any]] = []
 
     async def receive() -> MutableMapping[str, Any]:
-        return next(coming, {"type": "http.disconnect"})
+        return {"type": "http.disconnect"}
 
     async def send(event: MutableMapping[str, Any]) -> None:
         said.append(event)
