@@ -7,6 +7,7 @@ import random
 import secrets
 import signal
 import time
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
@@ -25,9 +26,16 @@ WORKER: Final = worker_of("cap0")
 class Held(NamedTuple):
     """What the supervisor and the uploader have, and the worker of the moment."""
 
-    descriptors: tuple[int, ...]
+    descriptors: tuple[int, ...]  # without connections, of which the uploader makes another when it needs one
     threads: tuple[int, ...]
     children: int  # zombies too
+
+
+def _lasting(pid: int) -> int:
+    folder = Path(f"/proc/{pid}")
+    rows = [line.split() for line in (folder / "net/tcp").read_text().splitlines()[1:]]
+    connections = {f"socket:[{row[9]}]" for row in rows}
+    return sum(str(fd.readlink()) not in connections for fd in (folder / "fd").iterdir())
 
 
 def _held(sensor: Sensor) -> Held | None:
@@ -35,7 +43,7 @@ def _held(sensor: Sensor) -> Held | None:
     processes = (sensor.pid, sensor.one(UPLOADER), sensor.one(WORKER))
     try:
         threads = tuple(int(proc.status(pid)["Threads"]) for pid in processes)
-        return Held(tuple(map(proc.descriptors, processes)), threads, len(proc.children(sensor.pid)))
+        return Held(tuple(map(_lasting, processes)), threads, len(proc.children(sensor.pid)))
     except (FileNotFoundError, KeyError):
         return None
 

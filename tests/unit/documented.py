@@ -28,6 +28,7 @@ def commands(text: str) -> list[str]:
 
 
 _THIS: Final = "it is what runs this"
+_HOURS: Final = "takes minutes of both processors for what `make test` has a short form of"
 _PODMAN: Final = "takes podman and minutes: `make containers`, with tests/containers/test_documented_containers.py"
 _NATS: Final = (
     "takes servers: tests/netns/test_scale_out.py has three, tests/unit/test_jetstream_live.py TLS and logins"
@@ -49,7 +50,11 @@ NOT_RUN: Final[dict[str, dict[str, str]]] = {
         "make install": "the first step of `make test`",
         "make test": _THIS,
         "make run": "README's",
+        "make fuzz": _HOURS,
+        "make coverage": _HOURS,
+        "make mutations": _HOURS,
         "make containers": _PODMAN,
+        ".venv/bin/pytest tests/model -q": _THIS,
         ".venv/bin/pytest tests/unit -q": _THIS,
         ".venv/bin/pytest tests/netns -q -s": _THIS,
     },
