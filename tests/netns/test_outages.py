@@ -17,7 +17,7 @@ from harness import frames, proc
 from harness.programs import OSSENSOR, UPLOADER, Sensor, VSensor
 from harness.world import PORT, World
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(400)]
 
 PER_SECOND = 20_000
 OUTAGE_S = 60 if os.environ.get("OSSENSOR_CHAOS") else 15  # `make chaos` has the time that the catalogue asks for

@@ -10,7 +10,7 @@ import pytest
 from harness.connections import Pair, connected
 from harness.resets import RESET, Enforcing, Hosts, close, two_hosts, ways
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 NEIGHBOURS = 200
 ROUNDS = 180  # for each family: with both, one round for every ten seconds of an hour
