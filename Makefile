@@ -130,7 +130,7 @@ mutations: system install $(VENV)/.installed-test  ## faults injected into a cop
 	@$(BIN)/python tests/mutations/run.py $(WORDS)
 
 # What has a longer form than the one that `make test` runs.
-CHAOS := tests/chaos tests/model $(patsubst %,tests/netns/test_%.py,outages kills slow_vsensor handover scale_out \
+CHAOS := tests/chaos tests/model $(patsubst %,tests/netns/test_%.py,outages kills slow_vsensor handover scale_out resets \
   sudden_end signal_storms processes failing_calls flaps soak crash_loop memory restarts)
 chaos: system-test install $(VENV)/.installed-test nats  ## faults of every kind at once, and outages of a minute each; hours; root
 	@OSSENSOR_CHAOS=1 $(BIN)/pytest -s $(CHAOS) $(PYTEST_ARGS)

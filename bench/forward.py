@@ -86,9 +86,15 @@ def _listens(on: Link) -> bool:
 
 @contextmanager
 def sensor(
-    on: Link, into: Group, folder: Path, compression: str, devices: Sequence[str] = (INTERFACE,)
+    on: Link,
+    into: Group,
+    folder: Path,
+    compression: str,
+    devices: Sequence[str] = (INTERFACE,),
+    *,
+    antigena: bool = False,
 ) -> Iterator[Run]:
-    """The sensor and a vSensor that stores, on the same disk as everything else here."""
+    """The sensor and a vSensor that stores, on the same disk as everything here. `antigena`: it asks for orders."""
     environ = {"PATH": os.environ["PATH"], "VSENSOR_HMAC_KEY": _KEY}
     receiver = ["vsensor", "--listen", f"127.0.0.1:{_PORT}", "--store", str(folder / "store")]
     receiver += ["--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem")]
@@ -99,7 +105,8 @@ def sensor(
         "OSSENSOR_CONFIG_PATH": str(folder / "ossensor.cfg"),
         "OSSENSOR_COMPRESSION": compression,
         "OSSENSOR_LOG_FORMAT": "json",
-        "ANTIGENA_ENABLED": "false",
+        "ANTIGENA_ENABLED": str(antigena).lower(),
+        "ANTIGENA_TIME_PERIOD": "1",
     }
     netns = ["ip", "netns", "exec", on.reader]
     said = folder / "said"
@@ -155,6 +162,9 @@ PROGRAMS: Final[dict[str, Program]] = {
     "ossensor, uncompressed": lambda on, into, folder: sensor(on, into, folder, "off"),
     "ossensor, zstd 1": lambda on, into, folder: sensor(on, into, folder, "1"),
     "ossensor, auto": lambda on, into, folder: sensor(on, into, folder, "auto"),
+    "ossensor, uncompressed, Antigena without orders": lambda on, into, folder: sensor(
+        on, into, folder, "off", antigena=True
+    ),
     "tcpdump | socat TLS": lambda on, into, folder: piped(on, into, folder, _TLS_RECEIVER, TLS),
     "tcpdump | zstd -1 | socat TLS": lambda on, into, folder: piped(
         on, into, folder, _TLS_RECEIVER, f"zstd -q -1 | {TLS}"
@@ -234,6 +244,8 @@ RATIOS: Final = (
     ("ossensor, zstd 1", "tcpdump | zstd -1 | socat TLS"),
     ("ossensor, auto", "tcpdump | zstd -1 | socat TLS"),
     ("ossensor, uncompressed", "tcpdump | nc"),
+    ("ossensor, auto", "tcpdump | nc"),
+    ("ossensor, uncompressed, Antigena without orders", "ossensor, uncompressed"),
 )
 
 
