@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -157,11 +158,18 @@ def _tree(root: Path) -> dict[str, tuple[int, int, str]]:
     return {str(p.relative_to(root)): (stat.S_IMODE(p.stat().st_mode), p.stat().st_ino, p.read_text()) for p in files}
 
 
+@pytest.fixture
+def _careful_umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("_careful_umask")
 def test_what_is_installed_is_what_the_sensor_would_read(
     tmp_path: Path, program: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "root"
-    os.umask(0o077)
     assert install(root=root, ini=_ini(tmp_path), dry_run=False, program=program) == 0
 
     written = _tree(root)
