@@ -129,7 +129,7 @@ def worker(link: Link, engine_name: str) -> Iterator[Running]:
         (interface,) = [i for i in enumerate_interfaces() if i.name == INTERFACE]
         engine = open_engine(engine_name, interface, bpf.REJECT_ALL, Tuning(share.ring_bytes, _TIMEOUT_MS))
         bpf.attach(engine.socket, bpf.compile_on(INTERFACE, ""))
-        signals = Signals()
+        signals = Signals(signal.SIGTERM)
         theirs.send("ready")
         plan = Plan(
             interface=INTERFACE,
