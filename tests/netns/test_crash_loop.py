@@ -69,6 +69,7 @@ def test_a6_a_worker_that_dies_at_once_costs_few_forks_and_nothing_of_another_in
     )
     assert {one["how"] for one in sensor.records("worker died")} == {"exit 1"}
     assert 2 <= sum(at < deaths[0] + LASTS_S for at in deaths) <= STARTS
-    assert share < SHARE or LASTS_S < 60
+    if LASTS_S >= 60:  # in two seconds the share is the starts', whatever their spacing
+        assert share < SHARE
     assert frames.verdict(range(sent), world.stored_numbers("cap1")) == ""
     assert frames.verdict(range(100), world.stored_numbers("cap0")) == ""
