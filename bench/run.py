@@ -1,6 +1,6 @@
 """Everything in one run, and the page about it: docs/performance.md.
 
-    .venv/bin/python bench/run.py [--quick] [--only capture,forward,collector,delay,interfaces] [--json FILE]
+    .venv/bin/python bench/run.py [--quick] [--rounds N] [--only capture,forward,collector,...] [--json FILE]
 
 The page is written anew after each part, from what there is by then, so a run that is broken off leaves something.
 """
@@ -85,6 +85,7 @@ def _about(effort: Effort) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="All measurements, and docs/performance.md from them.")
     parser.add_argument("--quick", action="store_true", help="one short round of each: some five minutes")
+    parser.add_argument("--rounds", type=int, help="of each measurement, instead of what this effort has")
     parser.add_argument("--only", default=",".join(_PARTS), help="parts, separated by commas: " + ", ".join(_PARTS))
     parser.add_argument("--docs", type=Path, default=_ROOT / "docs", help="where the page is written")
     parser.add_argument("--json", metavar="FILE", type=Path, help="results for programs")
@@ -97,6 +98,7 @@ def main() -> int:
         return 77
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or namespaces and groups would stay
     effort = _QUICK if arguments.quick else _WHOLE
+    effort = effort._replace(rounds=arguments.rounds or effort.rounds)
     results: dict[str, Any] = {"about": _about(effort)}
     for part in parts:
         began_s = time.monotonic()
