@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ _KEY: Final = "a key that guards nothing but a measurement"
 _PORT: Final = 8443
 _SETTLE_S: Final = 1.5  # a quarter of a second of batch age, and what is on its way
 FRAMES: Final = 6000  # 4 MB of the mix: more than zstd's level 1 remembers, so that looping gains it nothing
-_START_S: Final = 15.0
+_START_S: Final = 60.0  # two hundred interfaces beside other work
 _LADDER: Final = (200_000, 300_000, 385_000, 450_000, 550_000, 700_000)
 
 
@@ -93,6 +93,7 @@ def sensor(
     devices: Sequence[str] = (INTERFACE,),
     *,
     antigena: bool = False,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Run]:
     """The sensor and a vSensor that stores, on the same disk as everything here. `antigena`: it asks for orders."""
     environ = {"PATH": os.environ["PATH"], "VSENSOR_HMAC_KEY": _KEY}
@@ -107,6 +108,7 @@ def sensor(
         "OSSENSOR_LOG_FORMAT": "json",
         "ANTIGENA_ENABLED": str(antigena).lower(),
         "ANTIGENA_TIME_PERIOD": "1",
+        **(settings or {}),
     }
     netns = ["ip", "netns", "exec", on.reader]
     said = folder / "said"

@@ -19,6 +19,8 @@ from usage import Group, group
 
 NUMBERS: Final = (1, 10, 50, 200)
 _QUIET_S: Final = 4.0
+# The default of OSSENSOR_MEMORY_MB has room for 85, and fewer get more each; here all get the same.
+_EACH_MB: Final = {"OSSENSOR_RING_MB": "1", "OSSENSOR_BUFFER_MB": "4"}
 
 
 def _add(on: Link, number: int) -> list[str]:
@@ -54,7 +56,8 @@ def measure(on: Link, number: int, seconds: float) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="ossensor-bench-") as there, group() as into:
             folder = Path(there)
             certificate(folder)
-            with sensor(on, into, folder, "off", names) as run:
+            settings = _EACH_MB | {"OSSENSOR_MEMORY_MB": str(5 * number)}
+            with sensor(on, into, folder, "off", names, settings=settings) as run:
                 time.sleep(_QUIET_S)  # what starts settles
                 began_s, before_s = time.monotonic(), into.cpu_s
                 time.sleep(seconds)
