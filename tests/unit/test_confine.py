@@ -11,6 +11,7 @@ import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -253,6 +254,14 @@ def test_every_filter_can_be_assembled(machine: str, role: Role, mode: Mode) -> 
 
     assert len(text) % 8 == 0
     assert 80 < len(text) // 8 < 256
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+def test_a_mute_descriptor_is_compared_in_each_of_the_calls_that_write(machine: str) -> None:
+    text = program(Role.CAPTURE, ARCHITECTURES[machine], "kill", 1, (4711,))
+    compared = [value for _, _, _, value in struct.iter_unpack("=HBBI", text)].count(4711)
+
+    assert compared == len(("write", "writev", "sendto"))
 
 
 _ASKED_FOR_BY_ARM64 = ("RENAMEAT", "NEW_STAT", "SET_GET_RLIMIT", "TIME32_SYSCALLS", "SYS_CLONE3", "MEMFD_SECRET")

@@ -213,3 +213,16 @@ def test_a_section_that_must_be_walked_and_cannot_be_is_malformed() -> None:
         span(body)
 
     assert refused.value.outcome is Outcome.MALFORMED
+
+
+def test_an_option_longer_than_its_block_is_malformed_in_each_block_that_has_some() -> None:
+    body = stamped([50], 10, 60)
+    idb = struct.unpack_from("<I", body, 4)[0]
+    isb = len(body) - struct.unpack_from("<I", body, len(body) - 4)[0]
+    options = {"SHB": 24, "IDB": idb + 16, "ISB": isb + 20}  # behind the fixed parts
+    damaged = {block: bytearray(body) for block in options}
+    for block, at in options.items():
+        struct.pack_into("<H", damaged[block], at + 2, 0xFFFF)
+
+    assert refused(body) is None
+    assert {block: refused(bytes(one)) for block, one in damaged.items()} == dict.fromkeys(options, Outcome.MALFORMED)
