@@ -66,7 +66,7 @@ class Note:
         return replace(tuning, ring_bytes=self.ring_bytes, timeout_ms=self.timeout_ms)
 
     def sealed(self) -> int:
-        """A descriptor of it; the caller's to close."""
+        """A descriptor of it; the caller's to close. Raises OSError."""
         return _sealed(asdict(self))
 
     @classmethod
@@ -80,7 +80,7 @@ class Note:
 
 
 def _sealed(document: dict[str, Any]) -> int:
-    """A descriptor of its text, which nobody can change any more."""
+    """A descriptor of its text, which nobody can change any more. Raises OSError."""
     fd = os.memfd_create("ossensor-note", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(fd, json.dumps({"format": _FORMAT, **document}).encode())
     seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -110,6 +110,12 @@ class Legacy:
     @property
     def alive(self) -> bool:
         return bpf.bound_index(self.socket) == self.note.ifindex
+
+    def close(self) -> None:
+        """Nobody goes on with it: ring and slots are given back to the machine."""
+        self.socket.close()
+        self.region.close()
+        os.close(self.region.fd)
 
     @classmethod
     def of(cls, name: str, fds: Sequence[int]) -> Legacy:
@@ -147,7 +153,10 @@ class FlowKeeper:
     def keep(self, flows: Iterable[Flow]) -> None:
         """The new ones are kept before the old ones are forgotten."""
         self.flows = frozenset(flows)
-        fd = _sealed({"flows": sorted(flows)})
+        try:
+            fd = _sealed({"flows": sorted(flows)})
+        except OSError:  # no descriptor to be had: those before stay kept
+            return
         before, self._name = self._name, self._store.keep(FLOWS, [fd])
         os.close(fd)
         self._store.forget(before)

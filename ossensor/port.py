@@ -159,7 +159,11 @@ class Port:
             ring_bytes=self._tuning.ring_bytes,
             timeout_ms=self._tuning.timeout_ms,
         )
-        fd = note.sealed()
+        self._kept = ""
+        try:
+            fd = note.sealed()
+        except OSError:  # no descriptor to be had: then it does not
+            return
         self._kept = self._store.keep(PORT, (engine.socket.fileno(), self.region.fd, fd))
         os.close(fd)
 

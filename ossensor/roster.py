@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import resource
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
+from threading import Thread
 from typing import Any, Final, TypeVar
 
 from . import plans
@@ -198,7 +201,7 @@ class Roster:
                 port = Port(interface, queue_id, self._recipe, share, self._gate.program, self._store, legacy)
             except OSError as e:
                 self._complaints.say("an earlier capture cannot be taken over", interface=note.label, why=e)
-                legacy.socket.close()
+                legacy.close()
                 self._store.forget(legacy.name)
                 continue
             self._budget.inherited(queue_id, share)
@@ -299,6 +302,31 @@ def _side_by_side(make: Callable[[Interface, int], _T], of: Sequence[tuple[Inter
     Setting up a ring waits for an RCU grace period (af_packet.c, packet_set_ring: synchronize_net), some ten
     milliseconds in which nothing is computed: half a second for fifty interfaces one after the other. And the kernel
     clears the slots' memory: 3 ms for a megabyte in a virtual machine whose host gives it only when it is touched.
+
+    Not a ThreadPoolExecutor: where no thread is to be had (the pids limit), that raises, and what it has begun is
+    nobody's. Here this thread does it all, then.
     """
-    with ThreadPoolExecutor(_MADE_AT_ONCE) as pool:
-        return list(pool.map(make, *zip(*of, strict=True))) if of else []
+    made: list[Future[_T]] = [Future() for _ in of]
+    waiting = deque(zip(made, of, strict=True))
+
+    def work() -> None:
+        while True:
+            try:
+                future, (interface, queue_id) = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                future.set_result(make(interface, queue_id))
+            except BaseException as e:  # noqa: BLE001  for who asks for the result
+                future.set_exception(e)
+
+    helpers: list[Thread] = []
+    with suppress(RuntimeError):
+        while len(helpers) < min(len(of), _MADE_AT_ONCE) - 1:
+            helper = Thread(target=work)
+            helper.start()
+            helpers.append(helper)
+    work()
+    for helper in helpers:
+        helper.join()
+    return [future.result() for future in made]

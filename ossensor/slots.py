@@ -42,7 +42,13 @@ class Pipes(NamedTuple):
     @classmethod
     def create(cls) -> Pipes:
         flags = os.O_CLOEXEC | os.O_NONBLOCK
-        return cls(*os.pipe2(flags), *os.pipe2(flags))
+        ready = os.pipe2(flags)
+        try:
+            return cls(*ready, *os.pipe2(flags))
+        except OSError:  # it is tried again and again, and would take the last descriptors
+            for fd in ready:
+                os.close(fd)
+            raise
 
     def close(self) -> None:
         for fd in self:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import count, islice
 from multiprocessing.process import BaseProcess
 from typing import Final
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 _HUNG_S: Final = 8.0
 # After SIGABRT, time for faulthandler to write the stack.
 _ABORT_GRACE_S: Final = 1.0
+
+_PIPE_ENDS: Final = 4  # that multiprocessing makes for a child
 
 _libc = ctypes.CDLL(None)
 _fork = multiprocessing.get_context("fork")
@@ -66,9 +69,14 @@ class Forge:
         # Until the child has a wakeup descriptor of its own, a signal to it would be written to ours. Blocked, it waits
         # for the child, which unblocks when it can hear (Signals); what is for us waits a moment, too.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+        free = _lowest_free(_PIPE_ENDS)
         try:
             process.start()
         except OSError:
+            # multiprocessing makes its pipes first, and leaves them where there is no process to be had (popen_fork.py,
+            # _launch): four ends with each attempt, until there is no descriptor either.
+            for fd in filter(_is_open, free):
+                os.close(fd)
             handler.hang_up()
             raise
         finally:
@@ -157,6 +165,19 @@ class Process:
         elif now_s - self._aborted_s >= _ABORT_GRACE_S:
             log.error("%s still hangs: SIGKILL", self._process.name, extra=fields(age_s=round(age_s, 1)))
             self.signal(signal.SIGKILL)
+
+
+def _lowest_free(number: int) -> list[int]:
+    """What the next descriptors will be (pipe(2)): no other thread of the supervisor's opens any."""
+    return list(islice((fd for fd in count() if not _is_open(fd)), number))
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def reap_strangers() -> None:

@@ -97,13 +97,15 @@ class StatusServer:
             self._listen(on=True)
 
     def _open(self, now_s: float) -> None:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        listener = None
         try:
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             _bind(listener, self._address)
             listener.listen(_CLIENTS)
         except OSError as e:
             # Another sensor has the name, or the folder is not ours to write. Nobody's traffic depends on it.
-            listener.close()
+            if listener is not None:
+                listener.close()
             self._retry_s = now_s + _RETRY_S
             why = os.strerror(e.errno or 0)
             self._complaints.say("no status can be asked for", OSSENSOR_STATUS_SOCKET=self._address, why=why)

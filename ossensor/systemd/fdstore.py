@@ -59,12 +59,12 @@ class Store:
     def _tell(self, message: str, descriptors: array.array[int] | None = None) -> bool:
         beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if descriptors else []
         # It blocks, for a while: to be kept or not is the difference between a hand-over and a loss.
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
-            to.settimeout(1.0)
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
+                to.settimeout(1.0)
                 to.sendmsg([message.encode()], beside, 0, self._address)
-            except OSError:
-                return False
+        except OSError:
+            return False
         return True
 
 

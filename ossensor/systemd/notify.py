@@ -59,5 +59,5 @@ class Manager:
     def _tell(self, message: str) -> None:
         if not self.listens:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as to, suppress(OSError):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as to:
             to.sendto(message.encode("utf-8", "replace"), self._address)

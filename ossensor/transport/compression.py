@@ -63,5 +63,8 @@ class Advice:
 
 
 def compressor(policy: Policy = AUTO) -> zstandard.ZstdCompressor:
-    """One per thread: a compressor keeps state between calls."""
+    """One per thread: a compressor keeps state between calls.
+
+    And memory: as much as the largest batch so far took, 1.4 MiB at most at level 1, 70 MiB at 15.
+    """
     return zstandard.ZstdCompressor(level=policy.level)

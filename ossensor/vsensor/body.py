@@ -14,7 +14,9 @@ from typing import Final, Protocol
 # Between two pieces, and for the whole: a peer may be slow, not stuck, and not slow for ever.
 PAUSE_S: Final = 30.0
 TOTAL_S: Final = 300.0
-_THROWN_BYTES: Final = 64 << 10
+# Where all that is thrown away goes, and nobody reads: one for each request would be 256 MiB for as many strangers
+# as there may be connections, outside of any budget.
+_THROWN: Final = memoryview(bytearray(64 << 10))
 
 
 class GoneError(Exception):
@@ -60,9 +62,8 @@ class Body:
 
     async def discard(self) -> None:
         """Reads and drops what has not been read. Raises GoneError."""
-        thrown = memoryview(bytearray(min(self._left, _THROWN_BYTES)))
         while self._left:
-            await self._fill(thrown[: self._left], lambda _: None)
+            await self._fill(_THROWN[: self._left], lambda _: None)
 
     async def _fill(self, view: memoryview, took: Callable[[int], None]) -> None:
         if not view:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hmac
 import os
 import socket
@@ -25,7 +24,7 @@ from . import addresses, certificate, storage
 from .jetstream import access
 from .keeper import Job, Keeper
 from .layout import Layout
-from .report import Report
+from .report import Report, printed
 from .retention import Keeping
 from .streams import arguments as streams
 from .streams.notices import Announcer
@@ -152,12 +151,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     tokens = _tokens(args, keys, faults)
     # 2. The folder: the certificate and the lock lie in it.
     layout = Layout(Path(args.store).absolute())
-    lock = storage.lock(layout, faults)
-    if faults or lock is None:
-        if lock is not None:
-            lock.close()
-        raise ConfigurationError(faults)
-    with lock:
+    with storage.locked(layout, faults):
         service = _Service({key.id: key for key in map(Key, keys)}, tokens, welcome, keeping, stream)
         return _listen(args, layout, address, service, make_streams)
 
@@ -175,7 +169,7 @@ def _listen(
     outputs = make_streams()
     listener = addresses.listen("--listen", address)
     with listener:
-        report = Report(_write, layout.root, as_json=args.json)
+        report = Report(printed, layout.root, as_json=args.json)
         page = service.tokens[0] is not None
         report.listening(addresses.text(listener), pair.certificate, pair.sha256, page=page)
         return _keep(layout, pair, service, listener, report, args, outputs)
@@ -234,13 +228,6 @@ def _streaming(outputs: streams.Streams, report: Report) -> Job:
         return outputs.run(report)
 
     return Job("streaming", stream, Backoff(), patience_s=STOP_S)
-
-
-def _write(line: str) -> None:
-    # Whoever was reading may have gone; storing goes on.
-    with contextlib.suppress(OSError):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
 
 
 def _scale_out(args: argparse.Namespace, faults: list[str]) -> _Stream | None:

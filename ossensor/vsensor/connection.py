@@ -32,6 +32,8 @@ _HELD_BACK_BYTES: Final = 16 << 10
 # For a head, from the first byte of the connection or of the request: uvicorn has no limit there, and as many strangers
 # as descriptors.CONNECTIONS_MAX who say nothing would keep the sensors out. nginx and Apache give 60 s and 20 s.
 HEAD_S: Final = 30.0
+# For the end of a connection after its last reply; sslproto's own limit is as long.
+CLOSING_S: Final = 30.0
 
 
 class _Heads(h11.Connection):
@@ -93,6 +95,10 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
             self._filled(nbytes)
 
     def data_received(self, data: bytes) -> None:
+        # transport.close() reads once more on its way (sslproto, _do_flush). To h11, what follows the last request or a
+        # reply of 400 is an error, which it would answer once more, and cannot.
+        if self.transport.is_closing() or self.conn.their_state is h11.MUST_CLOSE:
+            return
         if self.conn.has_body:  # no reader yet, or not of this: it is of the request that follows
             self._ahead += data
             self.flow.pause_reading()
@@ -103,8 +109,10 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         else:
             self._head_by_s = None
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        # For an error, too, uvicorn's way with an orderly end: it stops the timer and lets go of the transport. Else
+        # strangers that reset what they opened would leave [M] 90 KiB each, until the timer ends.
+        super().connection_lost(None)
         if self._filling is not None:
             self._filling.done.set_result(False)
             self._filling = None
@@ -122,7 +130,13 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         conn = self.conn
         had_body = conn.has_body
         super().on_response_complete()  # of a request without one, the next may begin in here
-        if not had_body or self.transport.is_closing():
+        if self.transport.is_closing():
+            # A peer that hung up while reading was paused is heard of when it is resumed (sslproto, eof_received),
+            # which is never, now: close() has begun nothing then, and nobody else would end it.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(CLOSING_S, self.transport.abort)
+            return
+        if not had_body:
             return
         if conn.left_bytes:  # who did not read it did not want what may follow, either
             self.transport.close()

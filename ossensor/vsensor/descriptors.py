@@ -1,4 +1,4 @@
-"""How many connections the descriptors of the serving process allow.
+"""How many connections the descriptors of the serving process allow, and the door that keeps to it.
 
 Invariant: connections that are served, files that are written and the rest together stay under the process's limit, so
 that no connection costs the store the descriptor that it needs.
@@ -7,7 +7,9 @@ that no connection costs the store the descriptor that it needs.
 from __future__ import annotations
 
 import resource
-from typing import Final
+import socket
+import weakref
+from typing import Any, Final
 
 from .files import OPEN_MAX
 
@@ -34,3 +36,29 @@ def raise_limit() -> int:
 def connections(limit: int) -> int:
     """The connections to serve with so many descriptors. Below 1,024 in all it is the files that run short first."""
     return max(FEWEST, min(CONNECTIONS_MAX, limit - OPEN_MAX - _SPARE))
+
+
+class Door(socket.socket):
+    """A listening socket, which it takes over; who comes while `most` are inside is turned away before a word.
+
+    uvicorn's own limit counts a connection once it speaks TLS, and answers its first request. Strangers that say
+    nothing took all descriptors, then, and the store could open no file.
+    """
+
+    def __init__(self, listener: socket.socket, most: int) -> None:
+        super().__init__(fileno=listener.detach())
+        self._most = most
+        self._inside: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Raises ConnectionAbortedError, which asyncio takes for a peer that thought better of it."""
+        connection, address = super().accept()
+        # A new descriptor is the lowest number that is free: a low one says that nothing is to be counted.
+        if connection.fileno() >= self._most and self._count() >= self._most:
+            connection.close()
+            raise ConnectionAbortedError
+        self._inside.add(connection)
+        return connection, address
+
+    def _count(self) -> int:
+        return sum(connection.fileno() >= 0 for connection in self._inside)

@@ -171,8 +171,13 @@ def described(head: verify.Head) -> str:
 
 def answer(status: int, content: object) -> Response:
     """A reply in JSON, which no cache keeps."""
+    return spelled(status, json.dumps(content).encode())
+
+
+def spelled(status: int, content: bytes) -> Response:
+    """The same, of what is JSON already."""
     return Response(
-        json.dumps(content).encode() + b"\n",
+        content + b"\n",
         status_code=status,
         headers={"Content-Type": CONTROL_TYPE, "Cache-Control": "no-store"},
     )

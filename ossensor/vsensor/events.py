@@ -8,8 +8,7 @@ waits for a reader but the task that serves it.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -25,11 +24,14 @@ _HEADERS: Final = ((b"content-type", TYPE.encode()), (b"cache-control", b"no-sto
 
 
 class Events:
-    """For one event loop. `cut_off` ends a connection, by the peer's address and port, without waiting for anything."""
+    """For one event loop. `snapshot` gives it, in one line of JSON.
+
+    `cut_off` ends a connection, by the peer's address and port, without waiting for anything.
+    """
 
     def __init__(
         self,
-        snapshot: Callable[[], dict[str, Any]],
+        snapshot: Callable[[], Awaitable[bytes]],
         cut_off: Callable[[tuple[str, int]], None],
         *,
         readers_max: int = READERS_MAX,
@@ -91,7 +93,7 @@ class Events:
                 await send(message)
 
         await say({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-        event = self._event()
+        event = await self._event()
         while not (gone.done() or self._is_over) and stays():
             await say({"type": "http.response.body", "body": event, "more_body": True})
             news = asyncio.create_task(self._news.wait())
@@ -104,15 +106,15 @@ class Events:
         """The beat, for as long as anybody reads."""
         while True:
             await asyncio.sleep(self._period_s)
-            self._latest = self._event()
+            self._latest = await self._event()
             self._turn()
 
     def _turn(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
 
-    def _event(self) -> bytes:
-        return b"event: snapshot\ndata: " + json.dumps(self._snapshot(), separators=(",", ":")).encode() + b"\n\n"
+    async def _event(self) -> bytes:
+        return b"event: snapshot\ndata: " + await self._snapshot() + b"\n\n"
 
 
 class _Stream(Response):

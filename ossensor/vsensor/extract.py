@@ -141,7 +141,11 @@ def run(args: argparse.Namespace) -> int:
     layout = Layout(Path(args.store))
     try:
         with Ledger(layout) as ledger:
-            return _run(args, layout, ledger)
+            try:
+                return _run(args, layout, ledger)
+            except (TypeError, ValueError):  # a bug; or what SQLite gave out of a damaged page, which is looked for now
+                ledger.check_sound()
+                raise
     except sqlite3.Error as e:
         return _refuse([f"{layout.index}: {e}"])
     except ConfigurationError as e:

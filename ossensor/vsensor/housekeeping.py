@@ -99,7 +99,7 @@ class Housekeeping:
                 stdout=asyncio.subprocess.PIPE,
                 env={"PYTHONPATH": str(Path(ossensor.__file__).parent.parent)},
             )
-        except OSError as e:  # no process to be had, or no memory
+        except (OSError, RuntimeError) as e:  # no process to be had, no memory, or no thread to wait for it (3.11)
             self._packable = files + self._packable
             self._told.trouble(f"no janitor can be started: {e}")
             return False

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -29,18 +28,28 @@ class Introductions:
         self._root = root
         self._changed = changed
         self._latest: OrderedDict[str, Introduction] = OrderedDict()
+        self._unwritten: set[str] = set()  # of these, whose file is not there, or says what was said before
 
     def take(self, sensor: str, introduction: Introduction) -> None:
-        """Keeps it. A disk that does not take it is the store's to complain about: it meets the same."""
-        if self._latest.get(sensor) == introduction:
+        """Keeps it. A disk that does not take it is the store's to complain about: it meets the same.
+
+        It is offered again when the sensor next says so, a minute later.
+        """
+        is_new = self._latest.get(sensor) != introduction
+        if not is_new and sensor not in self._unwritten:
             return
         self._latest[sensor] = introduction
         self._latest.move_to_end(sensor)
         if len(self._latest) > _REMEMBERED:
-            self._latest.popitem(last=False)
-        with suppress(OSError):
+            forgotten, _ = self._latest.popitem(last=False)
+            self._unwritten.discard(forgotten)
+        try:
             self._write(sensor, introduction)
-        self._changed(sensor, introduction)
+            self._unwritten.discard(sensor)
+        except OSError:
+            self._unwritten.add(sensor)
+        if is_new:
+            self._changed(sensor, introduction)
 
     def _write(self, sensor: str, introduction: Introduction) -> None:
         folder = self._root / sensor

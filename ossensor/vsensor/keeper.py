@@ -87,13 +87,22 @@ class Keeper:
         resting = [job for job in self._jobs if not job.pid and not job.given_up]
         for job in resting:
             if job.due_s <= now_s:
-                job.started_s = now_s
-                job.pid = self._fork(job, mask)
+                self._start(job, mask, now_s)
         waits_s = [job.due_s - now_s for job in resting if not job.pid]
         if not waits_s:
             return signal.sigwait(_SIGNALS)
         info = signal.sigtimedwait(_SIGNALS, min(waits_s))
         return None if info is None else info.si_signo
+
+    def _start(self, job: Job, mask: set[int | signal.Signals], now_s: float) -> None:
+        """A child for the job; without one to be had (the pids limit, memory), it is tried again later."""
+        job.started_s = now_s
+        try:
+            job.pid = self._fork(job, mask)
+        except OSError as e:
+            delay_s = job.backoff.failed(now_s, now_s)
+            job.due_s = now_s + delay_s
+            self._restarting(job.name, 0, f"could not be started ({e.strerror})", delay_s)
 
     def _ended(self, job: Job, status: int) -> int:
         """The exit code of the job's child, which is dead; when there will be a successor is settled."""

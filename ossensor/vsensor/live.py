@@ -11,7 +11,7 @@ Still a holder of the key may send names that he makes up, as many as he likes, 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -216,17 +216,27 @@ class Live:
     # -- what is shown ------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
-        """All of it, by sensor, in the order of their names; docs/protocol.md, "What is going on", has the members."""
+        """All of it, of one moment; docs/protocol.md, "What is going on", has the members."""
+        return {**self.summary(), "sensors": dict(self.parts())}
+
+    def summary(self) -> dict[str, Any]:
+        """What of the snapshot is not about one sensor."""
         now_s = self._clock()
         self._forget_old(now_s)
         return {
             "time_s": round(now_s, 3),
             "since_s": round(self._since_s, 3),
             "rate_window_s": RATE_WINDOW_S,
-            "sensors": {name: _shown(self._sensors[name], now_s) for name in sorted(self._sensors)},
             "forgotten_sensors": self._forgotten_sensors,
             "forgotten_interfaces": self._forgotten_interfaces,
         }
+
+    def parts(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each sensor's name and part, in the order of the names. What comes in between two of them is no harm."""
+        for name in sorted(self._sensors):
+            sensor = self._sensors.get(name)
+            if sensor is not None:
+                yield name, _shown(sensor, self._clock())
 
     def sensor(self, name: str) -> dict[str, Any] | None:
         """One sensor's part of the snapshot; None for one that was not heard of."""

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import exposition, openapi
+from . import exposition, glimpse, openapi
 from .collector import Collector
-from .entrance import Entrance, answer
+from .entrance import Entrance, answer, spelled
 from .events import Events
 from .trail import Who
 
@@ -64,8 +64,7 @@ class Lookout:
         return await self._show(request, document)
 
     async def _all(self) -> Response:
-        snapshot = self._collector.live.snapshot()
-        return await asyncio.to_thread(lambda: answer(200, snapshot))  # megabytes, of thousands of sensors
+        return spelled(200, await glimpse.text(self._collector.live))
 
     async def _measured(self) -> Response:
         collector = self._collector
@@ -75,7 +74,7 @@ class Lookout:
             "event_readers": self._events.readers,
             "store_ok": int(collector.is_well),
         }
-        snapshot = collector.live.snapshot()
+        snapshot = await glimpse.snapshot(collector.live)
         text = await asyncio.to_thread(exposition.metrics, snapshot, requests, gauges)
         return Response(text, headers={"Content-Type": exposition.TYPE, "Cache-Control": "no-store"})
 

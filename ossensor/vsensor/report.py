@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,13 @@ from .recovery import Recovery
 from .retention import Doomed
 from .store import Total
 from .trail import Who
+
+
+def printed(line: str) -> None:
+    """To standard output. Whoever was reading may have gone; storing goes on."""
+    with contextlib.suppress(OSError):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
 
 class Report:
@@ -87,7 +96,7 @@ class Report:
 
     def restarting(self, what: str, pid: int, why: str, delay_s: float) -> None:
         self._say(
-            f"vsensor: the {what} process {pid} {why}; the next one starts in {delay_s:.1f} s",
+            f"vsensor: the {what} process{f' {pid}' if pid else ''} {why}; the next one starts in {delay_s:.1f} s",
             "restarting",
             what=what,
             pid=pid,

@@ -11,6 +11,7 @@ from asyncio import sslproto
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from ossensor.steady import steady_clock
 from ossensor.transport.protocol import Welcome
 from ossensor.transport.signing import Key
 
-from . import descriptors, heap
+from . import descriptors, glimpse, heap
 from .antigena import Antigena
 from .bookfile import BookFile
 from .certificate import Certificate, context
@@ -79,6 +80,11 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.at_shutdown: Callable[[], None] = lambda: None  # ends replies that would last for ever
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        # One fewer than uvicorn's own limit: with as many as that, it answers 503 to everybody, and hangs up.
+        most = (self.config.limit_concurrency or descriptors.FEWEST) - 1
+        await super().serve([descriptors.Door(listener, most) for listener in sockets or ()])
 
     def stop(self) -> None:
         self.should_exit = True
@@ -142,7 +148,7 @@ def make_server(collector: Collector, certificate: Certificate, connections_max:
 
 def open_lookout(entrance: Entrance, collector: Collector, server: Server) -> Lookout:
     """What shows the live state; its streams end when the server does."""
-    events = Events(collector.live.snapshot, server.cut_off)
+    events = Events(partial(glimpse.text, collector.live), server.cut_off)
     server.at_shutdown = events.close
     return Lookout(entrance, collector, events)
 

@@ -9,6 +9,7 @@ import re
 from typing import TextIO
 
 from ossensor.durable import sync_folder
+from ossensor.errors import ConfigurationError
 
 from .layout import FOLDER_MODE, Layout
 from .retention import Keeping, Limits
@@ -73,27 +74,33 @@ def _thousandths(option: str, text: str, unit: str, most: int, faults: list[str]
     return 0
 
 
-def lock(layout: Layout, faults: list[str]) -> TextIO | None:
-    """The store's folder, made if need be, and ours until the file is closed; None with a fault added otherwise.
+def locked(layout: Layout, faults: list[str]) -> TextIO:
+    """The store's folder, made if need be, and ours until the file is closed.
+
+    Raises ConfigurationError with what was found before and what is wrong here, so that all is said at once.
 
     Two collectors on one index would each append at its own idea of a file's end. Children inherit the lock, so it
     lasts until the last of them is gone.
     """
-    file: TextIO | None = None
-    try:
-        new = [folder for folder in (layout.root, *layout.root.parents) if not folder.exists()]
-        layout.root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        for folder in new or [layout.root]:
-            # The newest last time, too: whoever made it may have died in front of this line. Folders above that may
-            # not be read were not made by us.
-            with contextlib.suppress(PermissionError):
-                sync_folder(folder.parent)
-        file = layout.lock.open("w", encoding="ascii")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        if file is not None:
-            file.close()
-        why = "another vsensor uses it" if isinstance(e, BlockingIOError) else e.strerror
-        faults.append(f"--store: {layout.root}: {why}")
-        return None
+    with contextlib.ExitStack() as opened:
+        try:
+            file = opened.enter_context(_opened(layout))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            why = "another vsensor uses it" if isinstance(e, BlockingIOError) else e.strerror
+            raise ConfigurationError([*faults, f"--store: {layout.root}: {why}"]) from e
+        if faults:
+            raise ConfigurationError(faults)
+        opened.pop_all()
     return file
+
+
+def _opened(layout: Layout) -> TextIO:
+    new = [folder for folder in (layout.root, *layout.root.parents) if not folder.exists()]
+    layout.root.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    for folder in new or [layout.root]:
+        # The newest last time, too: whoever made it may have died in front of this line. Folders above that may
+        # not be read were not made by us.
+        with contextlib.suppress(PermissionError):
+            sync_folder(folder.parent)
+    return layout.lock.open("w", encoding="ascii")

@@ -274,7 +274,7 @@ class Enforcer:
     def _trouble(self, what: str, why: str) -> None:
         """Theirs or the kernel's: told here and at the vSensor, and work goes on."""
         self._troubles[what] = why
-        self._complaints.say(f"Antigena, {what}: {why}")
+        self._complaints.say(f"Antigena, {what}", why=why)  # whatever the text, it is one complaint
 
     def _tell(self) -> None:
         for name, tally in self._core.report().items():

@@ -30,6 +30,12 @@ class Held(NamedTuple):
     threads: tuple[int, ...]
     children: int  # zombies too
 
+    def within(self, other: Held) -> bool:
+        """At most as much of each: the other may have been caught while it connected."""
+        mine = (*self.descriptors, *self.threads, self.children)
+        theirs = (*other.descriptors, *other.threads, other.children)
+        return all(m <= t for m, t in zip(mine, theirs, strict=True))
+
 
 def _lasting(pid: int) -> int:
     folder = Path(f"/proc/{pid}")
@@ -59,7 +65,9 @@ def test_a12_restarts_of_a_worker_leave_no_descriptor_no_thread_and_no_memory_be
     rng = random.Random(seed)
     world.add_link("cap0")
     world.start_vsensor()
-    sensor = world.start_sensor("cap0", changes={"OSSENSOR_BATCH_MS": "20"})
+    # zstd's memory follows the largest batch that each of four senders has had, up to 1.4 MiB each (compression.py).
+    # What waits in the ring after a death makes batches larger: so it grows for hundreds of deaths, and is not theirs.
+    sensor = world.start_sensor("cap0", changes={"OSSENSOR_BATCH_MS": "20", "OSSENSOR_COMPRESSION": "off"})
     sender = world.sender("cap0", per_second=PER_SECOND)
     proc.eventually("the first frames are stored", lambda: world.holds("cap0", 10))
     worker = sensor.kill(WORKER)  # what is loaded for a first death is there from then on
@@ -72,7 +80,7 @@ def test_a12_restarts_of_a_worker_leave_no_descriptor_no_thread_and_no_memory_be
         worker = sensor.successor(WORKER, worker)
     after_kib = _memory_kib(sensor)
     print(f"{RESTARTS} restarts: {before}, {before_kib} KiB; then {_held(sensor)}, {after_kib} KiB")
-    proc.eventually(f"it is {before} again", lambda: _held(sensor) == before)
+    proc.eventually(f"it is no more than {before}", lambda: (held := _held(sensor)) and held.within(before))
     sent = sender.stop()
 
     assert sensor.terminate()[0] == 0

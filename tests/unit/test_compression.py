@@ -82,6 +82,18 @@ def test_off_tries_nothing_and_a_level_tries_everything_but_what_is_small() -> N
     assert [nine.worth_trying(size) for size in (511, 512, 1 << 20)] == [False, True, True]
 
 
+@pytest.mark.parametrize(
+    "level, most_mib", [("auto", 1.4), ("1", 1.4), ("6", 6), ("11", 25), ("12", 70), ("15", 70), ("19", 70)]
+)
+def test_a_compressor_takes_no_more_memory_than_the_page_says(level: str, most_mib: float) -> None:
+    made = compressor(Policy.parse(level))
+    made.compress(os.urandom(1 << 20) * 4)  # the largest slot
+
+    assert made.memory_size() <= most_mib * (1 << 20)
+    made.compress(b"x" * 100)
+    assert made.memory_size() <= most_mib * (1 << 20)
+
+
 def test_a_higher_level_compresses_more() -> None:
     text = b"".join(b"%d squared is %d; " % (n, n * n) for n in range(20_000))
     sizes = [len(compressor(Policy.parse(level)).compress(text)) for level in ("1", "19")]

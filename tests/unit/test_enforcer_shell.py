@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -329,7 +330,9 @@ def test_what_cannot_be_sent_is_told(bench: Bench) -> None:
     assert bench.order(2, EXACT).trouble == ""
 
 
-def test_packets_that_found_no_room_are_told(bench: Bench) -> None:
+def test_packets_that_found_no_room_are_told_at_the_vsensor_each_time_and_here_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     bench.order(1, EXACT)
     said = []
     for dropped in (3, 4):
@@ -339,6 +342,8 @@ def test_packets_that_found_no_room_are_told(bench: Bench) -> None:
         said.append(bench.reports()[-1].trouble)
 
     assert said == [f"{count} packets came too fast and were not seen" for count in (3, 7)]
+    # Or whoever sends from many addresses that there is no route to would have a line for each.
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == ["Antigena, watching"]
     assert bench.order(2, EXACT).trouble == ""
 
 

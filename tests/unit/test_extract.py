@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -357,3 +358,24 @@ def test_a_moment_is_read_to_the_nanosecond(text: str, expected: int) -> None:
 def test_anything_else_is_no_moment(text: str) -> None:
     with pytest.raises(ValueError, match=r"allowed|zone|hour|day|offset|must be"):
         moments.parse(text)
+
+
+def test_an_index_that_holds_what_nobody_wrote_is_named_as_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "s"
+    with closing(opened(root)) as filling:
+        fill(filling, "a", "eth0", 3)
+    index = root / "index.sqlite"
+    for allowed, wanted in (("", " NOT NULL"), (" NOT NULL", "")):
+        with closing(sqlite3.connect(index)) as db, db:
+            if allowed:
+                db.execute("UPDATE batches SET length = NULL WHERE sequence = 1")
+            db.execute("PRAGMA writable_schema = ON")
+            db.execute(
+                "UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE name = 'batches'",
+                (f"length INTEGER{wanted},", f"length INTEGER{allowed},"),
+            )
+
+    assert Extracted(root, tmp_path).code == 78
+    assert capsys.readouterr().err == f"ossensor: {index} is damaged: NULL value in batches.length\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import random
@@ -141,6 +142,39 @@ def test_what_a_janitor_cannot_compress_is_told_and_the_others_are_compressed(tm
 
     assert heard.files == others
     assert heard.troubles[0].startswith(f"cannot compress {first}: [Errno 21] Is a directory")
+
+
+def test_without_a_process_or_a_thread_for_a_janitor_the_next_pass_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, heard = tmp_path / "s", Heard()
+    with closing(opened(root, rotate_bytes=1)) as filling:
+        fill(filling, "a", "eth0", 3)
+    real = asyncio.create_subprocess_exec
+    refusals = [OSError(errno.EAGAIN, "no process"), RuntimeError("can't start new thread")]
+
+    async def start(*arguments: Any, **options: Any) -> Any:
+        if refusals:
+            raise refusals.pop(0)
+        return await real(*arguments, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+
+    async def act() -> None:
+        house = Housekeeping(store, root, heard, compress=True, turn_s=0.01, backoff=Backoff(cap_s=0.02))
+        running = asyncio.create_task(house.run())
+        await until(lambda: running.done() or packed(root))
+        running.cancel()
+        await asyncio.wait([running])
+
+    with closing(opened(root)) as store:
+        asyncio.run(act())
+
+    assert packed(root)
+    assert heard.troubles == [
+        "no janitor can be started: [Errno 11] no process",
+        "no janitor can be started: can't start new thread",
+    ]
 
 
 def test_a_running_vsensor_compresses_and_removes_and_says_so(tmp_path: Path) -> None:

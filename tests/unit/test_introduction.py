@@ -143,3 +143,15 @@ def test_a_registration_is_no_introduction_under_the_same_signature(server: Runn
     message.target = registration_path("sensor-1")
 
     assert server.wire.send(message).status == 401
+
+
+def test_what_the_disk_does_not_take_it_is_offered_again_and_told_once(tmp_path: Path) -> None:
+    told: list[str] = []
+    keeping = Introductions(tmp_path, lambda _, who: told.append(who.host))
+    (tmp_path / "sensor-1").write_text("in the way of its folder")
+    keeping.take("sensor-1", ME)
+    (tmp_path / "sensor-1").unlink()
+    keeping.take("sensor-1", ME)
+
+    assert Introduction.parse((tmp_path / "sensor-1" / NAME).read_bytes()) == ME
+    assert told == [ME.host]

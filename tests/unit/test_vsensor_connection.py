@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import select
+import socket
 import ssl
-from collections.abc import Iterator
+import struct
+import time
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from test_vsensor_kit import Message, Running, answer_of, payload, rows, section, stored
 
 from ossensor.transport.protocol import Outcome
+from ossensor.vsensor.body import Body
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: v\r\n"
 
@@ -39,6 +45,13 @@ def answer(connection: ssl.SSLSocket, method: str = "PUT") -> http.client.HTTPRe
 def outcome(connection: ssl.SSLSocket, message: Message) -> Outcome | None:
     response = answer(connection)
     return answer_of(message, response.status, dict(response.getheaders()), b"").outcome
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline_s = time.monotonic() + 20
+    while not holds() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    return holds()
 
 
 def bodies(count: int, size: int = 60) -> list[bytes]:
@@ -113,3 +126,79 @@ def test_who_does_not_finish_a_head_is_shown_out_however_often_a_byte_of_it_come
             assert slow.recv(1) == b""
         quick.sendall(HEALTH + b"\r\n")  # the time between requests is another limit's
         assert answer(quick, "GET").status == 200
+
+
+@pytest.mark.parametrize(
+    "said, status",
+    [
+        (b"nonsense\r\n\r\n" + b"x" * 10_000, 400),
+        (HEALTH + b"A: " + b"x" * 40_000, 400),
+        (HEALTH + b"Connection: close\r\n\r\n" + (HEALTH + b"\r\n") * 200, 200),
+    ],
+)
+def test_what_comes_after_the_last_answer_is_nobodys_and_no_line_of_the_log(
+    connection: ssl.SSLSocket, running: Running, caplog: pytest.LogCaptureFixture, said: bytes, status: int
+) -> None:
+    connection.sendall(said)
+
+    with contextlib.suppress(ConnectionError):  # with bytes unread, the end may be a reset
+        assert answer(connection, "GET").status == status
+        assert connection.recv(1) == b""
+    connection.close()
+    assert eventually(lambda: not running.server.server_state.connections)
+    assert caplog.messages == []
+
+
+def test_a_connection_that_was_reset_leaves_nothing_behind(running: Running) -> None:
+    known = running.server.server_state.connections
+    connection = running.wire.connect()
+    assert eventually(lambda: len(known) == 1)
+    (gone,) = map(weakref.ref, known)
+
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+    assert eventually(lambda: gone() is None)  # without a run of the collector of cycles
+
+
+def test_who_hangs_up_behind_a_last_request_is_let_go_of(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ossensor.vsensor.connection.CLOSING_S", 0.2)
+    monkeypatch.setattr(running.collector._order, "_patience_s", 0.2)
+    message = running.signer.message(1)  # waits for its predecessor
+    message.fields.append(("Connection", "close"))
+    with running.wire.connect() as connection:
+        connection.sendall(running.wire.head(message) + message.body)
+        connection.shutdown(socket.SHUT_WR)  # a killed sensor's kernel does this, and says nothing of TLS
+
+        assert eventually(lambda: running.collector.tally["out-of-order"] == 1)
+        assert eventually(lambda: not running.server.server_state.connections)
+
+
+class Endless:
+    """A source whose every byte is sent, and which remembers what it was to fill."""
+
+    def __init__(self) -> None:
+        self.filled: list[memoryview] = []
+
+    def fill(self, view: memoryview, took: Callable[[int], None]) -> asyncio.Future[bool]:
+        self.filled.append(view)
+        took(len(view))
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(True)
+        return done
+
+    def stop(self) -> None:
+        pass
+
+
+def test_what_many_send_in_vain_takes_the_memory_of_one() -> None:
+    sources = [Endless(), Endless()]
+
+    async def discard() -> None:
+        await asyncio.gather(*(Body(source, 1_000_000).discard() for source in sources))
+
+    asyncio.run(discard())
+    views = [view for source in sources for view in source.filled]
+    assert sum(map(len, views)) == 2_000_000
+    assert len({id(view.obj) for view in views}) == 1
+    assert max(map(len, views)) == 64 << 10

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import resource
+import socket
+import ssl
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
+from test_vsensor_kit import Running
 
+from ossensor.transport.protocol import Outcome
 from ossensor.vsensor import descriptors
 from ossensor.vsensor.files import OPEN_MAX
 
@@ -34,3 +40,39 @@ def test_the_limit_is_raised_as_far_as_the_connections_need_and_no_further(soft_
 )
 def test_files_and_the_rest_come_off_before_connections_do(limit: int, connections: int) -> None:
     assert connections == descriptors.connections(limit)
+
+
+def test_strangers_who_say_nothing_take_no_descriptor_of_the_store_s(tmp_path: Path) -> None:
+    running = Running(tmp_path)
+    running.server.config.limit_concurrency = 4
+    with running, ExitStack() as stack:
+
+        def stranger() -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", running.port), 20))
+
+        silent = [stranger() for _ in range(3)]
+        assert [stranger().recv(1) for _ in range(3)] == [b""] * 3
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            running.send(0)
+
+        silent.pop().close()  # there is room again, as soon as it is noticed
+        while True:
+            with suppress(OSError):
+                assert running.send(0).outcome is Outcome.STORED
+                break
+
+
+def test_who_is_inside_is_served_however_many_knock(tmp_path: Path) -> None:
+    running = Running(tmp_path)
+    running.server.config.limit_concurrency = 4
+    with running, ExitStack() as stack:
+        inside = [stack.enter_context(running.wire.connect()) for _ in range(3)]
+        for _ in range(5):
+            knocking = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), 20))
+            answers = [asked(connection) for connection in inside]
+            assert (knocking.recv(1), answers) == (b"", [b"HTTP/1.1 200"] * 3)
+
+
+def asked(connection: ssl.SSLSocket) -> bytes:
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: v\r\n\r\n")
+    return connection.recv(4096)[:12]

@@ -13,6 +13,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from test_vsensor_operator import BLOCK, TOKEN
 from ossensor.transport.orders import Report
 from ossensor.transport.protocol import MAX_SEQUENCE, TAG_ORDER, Outcome, antigena_path, introduction_path
 from ossensor.transport.signing import Request
+from ossensor.vsensor import glimpse
 from ossensor.vsensor.antigena import Antigena
 from ossensor.vsensor.bookfile import BookFile
 from ossensor.vsensor.connection import EXTENSION
@@ -184,7 +186,7 @@ def test_changed_requests_bring_no_error_and_store_nothing_that_was_not_signed(t
         antigena = stack.enter_context(contextlib.closing(Antigena(book, trail, site.clock)))
         entrance = Entrance(TOKEN, None, site.clock, antigena.note, lambda *_: None)
         site.collector.add_routes(OperatorDoor(entrance, antigena, trail, site.clock, lambda *_: None).routes)
-        lookout = Lookout(entrance, site.collector, Events(site.collector.live.snapshot, lambda _: None))
+        lookout = Lookout(entrance, site.collector, Events(partial(glimpse.text, site.collector.live), lambda _: None))
         site.collector.add_routes([route for route in lookout.routes if route.path != "/v1/events"])
         for _ in range(REQUESTS):
             made = maker.message()

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,7 +43,7 @@ from ossensor.transport.protocol import (
     registration_path,
 )
 from ossensor.transport.signing import Key, Nonce, Reply, Request, sign_request, verify_reply
-from ossensor.vsensor import certificate
+from ossensor.vsensor import certificate, glimpse
 from ossensor.vsensor.antigena import Antigena
 from ossensor.vsensor.bookfile import BookFile
 from ossensor.vsensor.collector import Besides, Collector
@@ -313,7 +314,7 @@ class Running:
 
             entrance = Entrance(operator_token, viewer_token, self.clock, self.antigena.note, tell)
             self.collector.add_routes(OperatorDoor(entrance, self.antigena, self.trail, self.clock, tell).routes)
-            self.events = Events(self.collector.live.snapshot, self.server.cut_off, **events_options)
+            self.events = Events(partial(glimpse.text, self.collector.live), self.server.cut_off, **events_options)
             self.server.at_shutdown = self.events.close
             self.collector.add_routes(Lookout(entrance, self.collector, self.events).routes)
             self.page_routes = PageDoor(entrance, self.clock, self.antigena.note).routes

@@ -186,6 +186,38 @@ sys.exit(Keeper([Job("serving", lambda: 3, Backoff(cap_s=0.4, rng=Full()))], say
     assert code == Exit.DRAINED
 
 
+def test_a_process_that_is_not_to_be_had_is_tried_again_and_ends_nobody() -> None:
+    driver = """
+import errno, os, signal, sys
+from ossensor.backoff import Backoff
+from ossensor.vsensor.keeper import Job, Keeper
+def say(what, pid, why, delay_s):
+    print(pid, why, round(delay_s, 3), flush=True)
+def serve():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    print("serves", flush=True)
+    signal.sigwait({signal.SIGTERM})
+    return 0
+class Full:
+    def random(self): return 1.0
+real, refusals = os.fork, [errno.EAGAIN, errno.ENOMEM]
+def fork():  # as the pids limit and a kernel short of memory have it
+    if refusals:
+        raise OSError(refusals.pop(0), "no process to be had")
+    return real()
+os.fork = fork
+sys.exit(Keeper([Job("serving", serve, Backoff(base_s=0.01, rng=Full()), vital=True)], say).run())
+"""
+    with subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline().strip() for _ in range(3)]
+        process.terminate()
+        code = process.wait(10)
+
+    assert lines == [*(f"0 could not be started (no process to be had) {d}" for d in (0.01, 0.02)), "serves"]
+    assert code == Exit.DRAINED
+
+
 def test_a_child_that_was_killed_at_its_work_has_a_successor_soon_however_often() -> None:
     driver = """
 import os, signal, sys, time

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import re
 import sqlite3
 import sys
@@ -13,7 +12,7 @@ from typing import Final
 from ossensor.errors import ConfigurationError, Exit
 from ossensor.vsensor import storage
 from ossensor.vsensor.layout import Layout
-from ossensor.vsensor.report import Report
+from ossensor.vsensor.report import Report, printed
 
 from . import access
 from .message import PARTITIONS
@@ -62,17 +61,12 @@ def _run(args: argparse.Namespace) -> int:
     if _NAME.fullmatch(args.name) is None:
         faults.append(f"--name: {args.name!r} is not 1 to 32 letters, digits, `_` or `-`")
     layout = Layout(Path(args.store).absolute())
-    lock = storage.lock(layout, faults)
-    if faults or lock is None:
-        if lock is not None:
-            lock.close()
-        raise ConfigurationError(faults)
-    # After the checks: it needs nats-py, which may not be there.
-    from .consuming import Settings, run  # noqa: PLC0415
+    with storage.locked(layout, faults):
+        # After the checks: it needs nats-py, which may not be there.
+        from .consuming import Settings, run  # noqa: PLC0415
 
-    with lock:
         settings = Settings(layout, reached, args.name, partitions, keeping, durable=not args.no_fsync)
-        return run(settings, Report(_write, layout.root, as_json=args.json))
+        return run(settings, Report(printed, layout.root, as_json=args.json))
 
 
 def _part(text: str, faults: list[str]) -> range:
@@ -82,10 +76,3 @@ def _part(text: str, faults: list[str]) -> range:
         return range(int(match[1]) - 1, PARTITIONS, int(match[2]))
     faults.append(f"--part: {text!r} is not K/N with K from 1 to N and N up to {PARTITIONS}")
     return range(0)
-
-
-def _write(line: str) -> None:
-    # Whoever was reading may have gone; storing goes on.
-    with contextlib.suppress(OSError):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
