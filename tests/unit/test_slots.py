@@ -67,6 +67,27 @@ def test_a_published_batch_reaches_the_consumer_with_its_bytes_and_identity(
     assert bytes(consumer.section(batch)) == b"hello"
 
 
+def test_when_a_batch_becomes_ready_all_that_its_header_says_is_there(
+    producer: Producer, region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at the store of READY, or read at it by the other process: its words then are its words for good."""
+    slot = producer.begin(EPOCH)
+    producer.commit(slot, Commit(8, 3, 0), 5, 6)
+    at_ready: list[list[int]] = []
+    store = Region.set_header
+
+    def watched(region: Region, at: int, word: int, value: int) -> None:
+        store(region, at, word, value)
+        if (word, value) == (Header.STATE, State.READY):
+            at_ready.append([region.header(slot, each) for each in Header])
+
+    monkeypatch.setattr(Region, "set_header", watched)
+    producer.publish(slot, Closing(11, 12, 13, final=True))
+
+    assert at_ready == [[region.header(slot, each) for each in Header]]
+    assert [at_ready[0][word] for word in (Header.LENGTH, Header.RECEIVED, Header.FINAL)] == [11, 12, 1]
+
+
 def test_a_batch_is_given_out_once(producer: Producer, consumer: Consumer) -> None:
     publish(producer, 0)
 
