@@ -89,6 +89,9 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(_PARTS), help="parts, separated by commas: " + ", ".join(_PARTS))
     parser.add_argument("--docs", type=Path, default=_ROOT / "docs", help="where the page is written")
     parser.add_argument("--json", metavar="FILE", type=Path, help="results for programs")
+    parser.add_argument(
+        "--beside", metavar="FILE", type=Path, help="such a file: what --only leaves out is taken from it"
+    )
     arguments = parser.parse_args()
     parts = arguments.only.split(",")
     if unknown := [part for part in parts if part not in _PARTS]:
@@ -100,6 +103,11 @@ def main() -> int:
     effort = _QUICK if arguments.quick else _WHOLE
     effort = effort._replace(rounds=arguments.rounds or effort.rounds)
     results: dict[str, Any] = {"about": _about(effort)}
+    if arguments.beside:
+        earlier = json.loads(arguments.beside.read_text())
+        about = earlier.pop("about")
+        results |= earlier
+        results["about"][f"not of this run: {', '.join(earlier)}"] = f"{about['when']}, commit {about['commit']}"
     for part in parts:
         began_s = time.monotonic()
         results |= _PARTS[part](effort)
