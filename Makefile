@@ -137,8 +137,9 @@ chaos: system-test install $(VENV)/.installed-test nats  ## faults of every kind
 
 fuzz: install $(VENV)/.installed-test $(VENV)/.installed-fuzz  ## every parser by atheris, and 100,000 changed requests; half an hour
 	@$(BIN)/python tests/fuzz/run.py $(FUZZ_ARGS)
-	@OSSENSOR_FUZZ_REQUESTS=100000 OSSENSOR_API_EXAMPLES=200 $(BIN)/pytest -s --timeout 3600 -o faulthandler_timeout=3000 \
+	@OSSENSOR_FUZZ_REQUESTS=100000 OSSENSOR_API_EXAMPLES=200 $(BIN)/pytest -s --timeout 3600 \
 	  tests/unit/test_vsensor_fuzz.py tests/unit/test_vsensor_openapi.py $(PYTEST_ARGS)
+	@OSSENSOR_EXAMPLES=2000 $(BIN)/pytest -s --timeout 3600 $$(grep -l '^@given' tests/unit/test_*.py) $(PYTEST_ARGS)
 
 # In the tests' environment, beside what they need; `make test` does without.
 $(VENV)/.installed-fuzz: pyproject.toml $(VENV)/.installed-test
@@ -156,7 +157,7 @@ bench-quick: system-test install  ## the same from one short round of each; some
 
 containers: system-test install $(VENV)/.installed-test  ## build both images and run them as on Fargate; root, podman
 	$(call apt,$(SYSTEM_CONTAINERS))
-	@$(BIN)/pytest -s --timeout 1200 -o faulthandler_timeout=900 tests/containers $(PYTEST_ARGS)
+	@$(BIN)/pytest -s --timeout 1200 tests/containers $(PYTEST_ARGS)
 
 # What is installed into the images, each package with the hashes of all its files, for every architecture.
 COMPILE := .run/lock/bin/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \

@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 CHROMIUM: Final = shutil.which("chromium")
-_PATIENCE_S: Final = 30.0
+_PATIENCE_S: Final = 120.0  # that only a hang reaches
 _KEYS: Final = {
     "Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowUp": 38, "ArrowDown": 40,
 }  # fmt: skip
@@ -91,13 +91,14 @@ class Browser:
             os.close(self._from)
 
     def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """The result. Raises AssertionError for an error, and when none comes."""
+        """The result. Raises ScriptError for an error, and AssertionError when neither comes."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": params, **({"sessionId": session} if session else {})}
         os.write(self._to, json.dumps(message).encode() + b"\0")
         for said in self._said():
             if said.get("id") == number:
-                assert "error" not in said, (method, said["error"])
+                if "error" in said:  # a page that is just being left, among others: `wait` tries again
+                    raise ScriptError(f"{method}: {said['error']}")
                 return said["result"]
             self.events.append(said)
         raise AssertionError(f"{method}: chromium has gone")
@@ -108,7 +109,8 @@ class Browser:
             while b"\0" in self._rest:
                 message, _, self._rest = self._rest.partition(b"\0")
                 yield json.loads(message)
-            assert select.select([self._from], [], [], deadline_s - time.monotonic())[0], "chromium does not answer"
+            left_s = max(0.0, deadline_s - time.monotonic())
+            assert select.select([self._from], [], [], left_s)[0], "chromium does not answer"
             piece = os.read(self._from, 1 << 20)
             if not piece:
                 return
@@ -161,7 +163,7 @@ class Page:
             raise ScriptError(f"{script}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
-    def wait(self, condition: str, patience_s: float = 20.0) -> None:
+    def wait(self, condition: str, patience_s: float = _PATIENCE_S) -> None:
         """Until the condition is true: looked at in each frame, in the page."""
         deadline_s = time.monotonic() + patience_s
         while time.monotonic() < deadline_s:
@@ -178,15 +180,21 @@ class Page:
         return str(self.run(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''"))
 
     def click(self, selector: str) -> None:
-        """With the mouse, in its middle, after scrolling there."""
+        """With the mouse, in its middle, after scrolling there; again, when it has moved away from under the mouse."""
         found = f"document.querySelector({json.dumps(selector)})"
-        self.wait(f"{found} && {found}.getClientRects().length > 0")
-        at = self.run(
-            f"(() => {{ const e = {found}; e.scrollIntoView({{block: 'center'}}); const r = e.getBoundingClientRect();"
-            " return {x: r.x + r.width / 2, y: r.y + r.height / 2}; })()"
-        )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
+        for _ in range(5):
+            self.wait(f"{found} && {found}.getClientRects().length > 0")
+            at = self.run(
+                f"(() => {{ const e = {found}; if (!e) return null;"
+                " e.scrollIntoView({block: 'center'}); window.was_hit = false;"
+                " e.addEventListener('click', () => { window.was_hit = true; }, {once: true, capture: true});"
+                " const r = e.getBoundingClientRect(); return {x: r.x + r.width / 2, y: r.y + r.height / 2}; })()"
+            )
+            for kind in ("mousePressed", "mouseReleased") if at else ():
+                self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
+            if self.run("window.was_hit"):
+                return
+        raise ScriptError(f"cannot be hit: {selector}")
 
     def write(self, selector: str, text: str) -> None:
         """Into a field, in place of what is there."""

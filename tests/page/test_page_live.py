@@ -59,7 +59,7 @@ def test_a_connection_that_is_blocked_on_the_page_ends_and_the_page_says_so(worl
         browser.page(f"https://10.9.0.2:{PORT}/") as page,
     ):
         log_in(page)
-        page.wait(f"document.querySelector('{ROW}')", 30)
+        page.wait(f"document.querySelector('{ROW}')")
         blocked, neighbour = connected(world.sensor, HERE, world.generator, THERE, 2)
         rate = f"document.querySelector(\"{ROW} [data-label='Packets/s']\").innerText"
         while page.run(rate) == "0":

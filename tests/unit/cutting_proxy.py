@@ -65,7 +65,7 @@ class CuttingProxy:
 
     def _accept(self) -> None:
         """One sensor's connections, one after the other, over one connection to the vSensor."""
-        with socket.create_connection(("127.0.0.1", self.vsensor_port), timeout=20) as plain:
+        with socket.create_connection(("127.0.0.1", self.vsensor_port), timeout=120) as plain:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._asking.wrap_socket(plain, server_hostname="127.0.0.1") as there, there.makefile("rb") as answers:
                 while True:
@@ -74,7 +74,7 @@ class CuttingProxy:
                     except OSError:
                         return
                     with here, contextlib.suppress(OSError):
-                        here.settimeout(20)
+                        here.settimeout(120)
                         self._serve(here, there, answers)
 
     def _serve(self, plain: socket.socket, there: ssl.SSLSocket, answers: io.BufferedIOBase) -> None:

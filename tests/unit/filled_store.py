@@ -55,7 +55,7 @@ def fill(
         account = Account(first_packet=numbers.start, received=numbers.stop)
         append = Append(BatchId(stream, sequence), 0, PER_BATCH, body, account.text, span(body))
         # One by one: what is queued together goes to one file.
-        assert store.append(append).result(60) is Outcome.STORED
+        assert store.append(append).result(120) is Outcome.STORED
 
 
 def opened(root: Path, **options: Any) -> Store:

@@ -35,7 +35,7 @@ class NatsServer:
         with (self._folder / "log").open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
         ports = self._folder / f"nats-server_{self.process.pid}.ports"
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + 120
         while not ports.exists() or not ports.read_text():
             assert self.process.poll() is None, (self._folder / "log").read_text()
             assert time.monotonic() < deadline_s, "the server does not begin to listen"

@@ -77,7 +77,7 @@ class Server:
 
     def _serve(self, plain: socket.socket) -> None:
         with plain, contextlib.suppress(OSError):
-            plain.settimeout(20)
+            plain.settimeout(60)
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # 40 ms a reply otherwise
             with self.context.wrap_socket(plain, server_side=True) as tls, tls.makefile("rb") as stream:
                 while (heard := self._read(stream)) is not None:
@@ -108,7 +108,7 @@ class Server:
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
         for thread in self.threads:
-            thread.join(20)
+            thread.join(120)
             assert not thread.is_alive()
 
 

@@ -22,7 +22,7 @@ from ossensor.logs import TextFormatter
 from ossensor.workers.child import Birth, Heartbeat, Signals, live
 
 FORK = multiprocessing.get_context("fork")
-DEADLINE_S = 20.0
+DEADLINE_S = 120.0  # that only a hang reaches
 FLOOD = 2_000
 
 
@@ -33,22 +33,27 @@ def heartbeat() -> Iterator[Heartbeat]:
     word.close()
 
 
-def test_a_new_heart_has_just_beaten(heartbeat: Heartbeat) -> None:
-    assert 0.0 <= heartbeat.age_s < 5.0
+def test_a_new_heart_has_just_beaten() -> None:
+    before_s = time.monotonic()
+    heartbeat = Heartbeat()
+    age_s = heartbeat.age_s
+
+    assert 0.0 <= age_s <= time.monotonic() - before_s
+    heartbeat.close()
 
 
 def test_the_parent_sees_the_childs_beat_and_the_child_beats_nobody_elses(heartbeat: Heartbeat) -> None:
     other = Heartbeat()
     for word in (heartbeat, other):
-        word._word[0] = time.monotonic_ns() - 60_000_000_000
+        word._word[0] = time.monotonic_ns() - 3600_000_000_000
     pid = os.fork()
     if not pid:
         heartbeat.beat()
         os._exit(0)
     os.waitpid(pid, 0)
 
-    assert heartbeat.age_s < 30.0
-    assert other.age_s >= 60.0
+    assert heartbeat.age_s < 1800.0
+    assert other.age_s >= 3600.0
     other.close()
 
 

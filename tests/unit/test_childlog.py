@@ -22,7 +22,7 @@ from ossensor.childlog import ChildHandler, Listener
 from ossensor.logs import CHUNK, INFO, PACKET, JsonFormatter, TextFormatter, fields
 
 FORK = multiprocessing.get_context("fork")
-DEADLINE_S = 20.0
+DEADLINE_S = 120.0  # that only a hang reaches
 BROKEN = "ValueError: invalid literal for int() with base 10: 'broken'"
 log = logging.getLogger("ossensor.test")
 
@@ -140,7 +140,7 @@ def test_every_record_is_received_or_counted_as_left_out() -> None:
 
     assert len(kept.records) + sum(left_out) == said
     assert kept.messages()[:100] == [str(n) for n in range(100)]
-    assert sum(left_out) > 2500
+    assert sum(left_out) > 1000  # fifty a second get through, of what takes a tenth of one
 
 
 def test_a_reader_that_stands_still_never_blocks_the_child_and_what_overflows_is_counted() -> None:

@@ -52,9 +52,9 @@ def server(certificates: Certificates) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_CONNECT_TIMEOUT_S", 5.0)
-    monkeypatch.setattr(client_module, "_REPLY_TIMEOUT_S", 5.0)
+def _timeouts_that_only_a_hang_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_CONNECT_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(client_module, "_REPLY_TIMEOUT_S", 60.0)
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_a_connection_that_the_vsensor_closed_meanwhile_is_replaced_without_a_wo
     server.script = answer
     server.close_after_reply = True
     assert client.send(job(1)).outcome is Outcome.STORED
-    assert server.closed.wait(20)
+    assert server.closed.wait(120)
 
     assert client.send(job(2)).outcome is Outcome.STORED
     assert server.connections == 2
@@ -374,24 +374,26 @@ def test_a_connection_reset_is_no_answer(server: Server, client: Client) -> None
 
 def test_silence_ends_at_the_timeout(server: Server, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "_REPLY_TIMEOUT_S", 0.1)
-    release = threading.Event()
+    released, in_time = threading.Event(), []
 
     def script(_: Heard) -> None:
-        release.wait(20)
+        in_time.append(released.wait(60))  # true: the client had given up before it would have ended
 
     server.script = script
     result = client.send(job())
-    release.set()
+    released.set()
+    server.close()
 
     assert summary(result) == (None, 0)
-    assert 0.1 <= result.elapsed_s < 5.0
+    assert result.elapsed_s >= 0.1
+    assert in_time == [True]
 
 
 def test_a_refused_connection_is_no_answer(certificates: Certificates) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as placeholder:
-        port = placeholder.getsockname()[1]
-    client = Client(NAME, port, tls_context("ca", str(certificates.ca_file)), "x")
-    result = client.send(job())
+    with socket.socket() as deaf:  # bound, so that nobody else can be there, and not listening
+        deaf.bind(("127.0.0.1", 0))
+        client = Client(NAME, deaf.getsockname()[1], tls_context("ca", str(certificates.ca_file)), "x")
+        result = client.send(job())
 
     assert summary(result) == (None, 0)
     assert "refused" in result.detail.lower()
@@ -513,7 +515,7 @@ def test_a_server_that_speaks_no_tls_gets_no_request(certificates: Certificates)
         client = Client(NAME, plain.getsockname()[1], tls_context("ca", str(certificates.ca_file)), "x")
 
         assert client.send(job()).outcome is None
-        thread.join(20)
+        thread.join(120)
         client.close()
 
 
@@ -579,7 +581,7 @@ def test_a_peer_that_drips_its_reply_does_not_hold_a_sender_beyond_the_timeout(
     server: Server, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "_REPLY_TIMEOUT_S", 0.2)
-    given_up = threading.Event()
+    given_up, dripped_on = threading.Event(), []
     connection: list[ssl.SSLSocket] = []
     plain_read = server._read
 
@@ -589,14 +591,16 @@ def test_a_peer_that_drips_its_reply_does_not_hold_a_sender_beyond_the_timeout(
 
     def drip(_: Heard) -> None:
         connection[0].sendall(raw(201, UNSIGNED_STORED, b"", length=60_000))
-        for _ in range(60):
+        for _ in range(1000):
             if given_up.wait(0.05):
                 return
             connection[0].sendall(b"x")
+        dripped_on.append(True)
 
     monkeypatch.setattr(server, "_read", read)
     server.script = drip
     result = client.send(job())
     given_up.set()
+    server.close()
 
-    assert (result.outcome, result.elapsed_s < 2.0) == (None, True)
+    assert (result.outcome, dripped_on) == (None, [])  # it would have gone on for fifty seconds

@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,13 @@ def pipe() -> Iterator[tuple[int, int]]:
     os.close(write)
 
 
-def open_fds() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def open_fds() -> set[tuple[str, str]]:
+    """What is open, and on what. Others close theirs at any time, when the collector comes by; a leak is one more."""
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing
+            found.add((path.name, str(path.readlink())))
+    return found
 
 
 def post(channel: Channel, data: bytes, fds: tuple[int, ...] = ()) -> None:
@@ -101,7 +107,7 @@ def test_garbage_is_left_out_and_its_descriptors_are_closed(
     a.send("after")
 
     assert b.receive() == [({"op": "after"}, [])]
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_deeply_nested_garbage_is_left_out_too(ends: tuple[Channel, Channel], pipe: tuple[int, int]) -> None:
@@ -110,7 +116,7 @@ def test_deeply_nested_garbage_is_left_out_too(ends: tuple[Channel, Channel], pi
     post(a, b"[" * 60_000, pipe)
 
     assert b.receive() == []
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_the_descriptors_of_an_empty_message_are_closed(ends: tuple[Channel, Channel], pipe: tuple[int, int]) -> None:
@@ -119,7 +125,7 @@ def test_the_descriptors_of_an_empty_message_are_closed(ends: tuple[Channel, Cha
     post(a, b"", pipe)
 
     assert b.receive() == []
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_more_descriptors_than_a_message_may_bring_do_not_stay_open(
@@ -133,7 +139,7 @@ def test_more_descriptors_than_a_message_may_bring_do_not_stay_open(
         os.close(fd)
 
     assert len(fds) == 8
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_sending_to_an_end_that_is_gone_is_false() -> None:
@@ -180,8 +186,9 @@ def test_sending_to_an_end_that_does_not_read_is_false_after_some_patience(
     assert a.send("x")
 
 
-def test_an_end_that_reads_late_gets_everything(ends: tuple[Channel, Channel]) -> None:
+def test_an_end_that_reads_late_gets_everything(ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
     """As an uploader that starts does, with hundreds of queues to be told of."""
+    monkeypatch.setattr(control, "_PATIENCE_S", 120.0)
     a, b = ends
     received: list[tuple[dict[str, object], list[int]]] = []
     done = threading.Event()
@@ -246,7 +253,10 @@ def test_an_end_that_never_stops_talking_does_not_hold_the_reader() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 23_999, 24_000, 24_001, 1_000_000])
-def test_a_text_longer_than_a_message_arrives_whole(ends: tuple[Channel, Channel], length: int) -> None:
+def test_a_text_longer_than_a_message_arrives_whole(
+    ends: tuple[Channel, Channel], length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_PATIENCE_S", 120.0)
     ours, theirs = ends
     text = ('"\\' * length)[:length]  # the characters that JSON spells with two
     parts = Parts()

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,13 @@ FLOW = Flow("192.0.2.9", 443)
 SURROUNDINGS = ("surroundings", {"interfaces": ["eth0", "eth1"], "flows": [["192.0.2.9", 443]]})
 
 
-def _descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+def _descriptors() -> set[tuple[str, str]]:
+    """What is open, and on what. Others close theirs at any time, when the collector comes by; a leak is one more."""
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing
+            found.add((path.name, str(path.readlink())))
+    return found
 
 
 class FakeSockets:
@@ -181,7 +186,7 @@ def test_an_enforcer_that_cannot_be_started_backs_off_and_leaves_nothing_open(be
 
     assert (bench.enforcement.process, bench.enforcement.fileno()) == (None, None)
     assert [sockets.closed for sockets in bench.opened] == [True]
-    assert _descriptors() == before
+    assert _descriptors() <= before
     assert bench.enforcement.child.failures == 1
     bench.forge.error = None
     bench.start()

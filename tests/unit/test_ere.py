@@ -83,7 +83,7 @@ def grep(pattern: str, names: list[str]) -> tuple[int, list[str]]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=20,
+        timeout=120,
         env={**os.environ, "LC_ALL": "C"},
     )
     return done.returncode, done.stdout.splitlines()

@@ -205,7 +205,7 @@ def test_a_vsensor_that_is_writing_does_not_mind(tmp_path: Path) -> None:
 
 def put(filling: Store, interface: str, body: bytes, packets: int, sequence: int = 0) -> None:
     batch = BatchId(Stream("a", EPOCH, interface), sequence)
-    assert filling.append(Append(batch, 0, packets, body, None, span(body))).result(60) is Outcome.STORED
+    assert filling.append(Append(batch, 0, packets, body, None, span(body))).result(120) is Outcome.STORED
 
 
 def test_a_filter_knows_the_length_on_the_wire_and_each_link_layer(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def heavy(store: Store, count: int) -> None:
     for n in range(count):
         body = made("eth0", [(START_NS + 10 * n + i, data[i:] + data[:i]) for i in range(8)])
         append = Append(BatchId(Stream("a", EPOCH, "eth0"), n), 0, 8, body, None, span(body))
-        assert store.append(append).result(60) is Outcome.STORED
+        assert store.append(append).result(120) is Outcome.STORED
 
 
 def janitors() -> list[int]:
@@ -76,8 +76,29 @@ def packed(root: Path) -> bool:
     return all(file.endswith(".zst") for file in files(root))
 
 
+def hurried() -> list[int]:
+    """The same, after they were told to run like anybody else, as far as one may tell them.
+
+    They step back behind everybody, and where other tests have the processors it may be minutes until nobody wants one.
+    """
+    found = janitors()
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
+    return found
+
+
+def size_bytes(root: Path) -> int:
+    """Of the files in the store, which come and go meanwhile."""
+    found = 0
+    for path in root.glob("*/*/*"):
+        with contextlib.suppress(FileNotFoundError):
+            found += path.stat().st_size
+    return found
+
+
 async def until(true: Callable[[], Any]) -> Any:
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(400):
         while not (found := true()):  # noqa: ASYNC110  neither the kernel's table of processes nor a folder rings
             await asyncio.sleep(0.01)
     return found
@@ -98,13 +119,13 @@ def test_janitors_killed_at_moments_of_their_own_lose_and_double_nothing(
         house = Housekeeping(store, root, heard, compress=True, turn_s=0.01, backoff=Backoff(cap_s=0.02))
         running = asyncio.create_task(house.run())
         while len(seen) < 10 and (found := await until(lambda: janitors() or packed(root))) is not True:
-            with contextlib.suppress(ProcessLookupError):  # it had come to its end
-                environ = (Path("/proc") / str(found[0]) / "environ").read_bytes()
-                seen.append((os.sched_getscheduler(found[0]), environ))
-                await asyncio.sleep(moments.random() * 0.2)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it had come to its end
+                seen.append((Path("/proc") / str(found[0]) / "environ").read_bytes())
+                if len(seen) > 1:  # the first at once: it has everything before it, and dies of this
+                    await asyncio.sleep(moments.random() * 0.2)
                 os.kill(found[0], signal.SIGKILL)
             await until(lambda: janitors() != found)
-        await until(lambda: packed(root))
+        await until(lambda: hurried() is not None and packed(root))
         running.cancel()
         await asyncio.wait([running])
 
@@ -119,7 +140,7 @@ def test_janitors_killed_at_moments_of_their_own_lose_and_double_nothing(
     assert len(files(root)) == 120
     assert heard.troubles  # one at least died of it
     assert len(heard.files) == len(set(heard.files))
-    assert not any(b"secret" in environ for _, environ in seen)
+    assert not any(b"secret" in environ for environ in seen)
     assert janitors() == []
 
 
@@ -235,7 +256,7 @@ def test_a_vsensor_that_rotates_compresses_removes_and_is_killed_has_every_batch
                     vsensor.wait_for("serving", kills + 1)
         vsensor.stop()
     with Process(root, *options) as vsensor:  # its first look finds everything closed
-        asyncio.run(until(lambda: sum(path.stat().st_size for path in root.glob("*/*/*")) < 4_294_968))
+        asyncio.run(until(lambda: size_bytes(root) < 4_294_968))
         vsensor.stop()
 
     code = cli.main(["audit", str(root), "--deep", "--json"])

@@ -26,6 +26,15 @@ def fd() -> Iterator[int]:
     os.close(made)
 
 
+def reserved() -> set[str]:
+    """Where nothing may be read or written, for two megabytes and more: of a reservation, and of other threads' heaps.
+
+    Other mappings come and go as the interpreter has it.
+    """
+    found = re.findall(r"^(\w+)-(\w+) ---p", Path("/proc/self/maps").read_text(), re.MULTILINE)
+    return {first for first, last in found if int(last, 16) - int(first, 16) >= 2 * MB}
+
+
 def mapped() -> list[str]:
     return [line for line in Path("/proc/self/maps").read_text().splitlines() if "mapping-test" in line]
 
@@ -71,12 +80,12 @@ def test_a_slice_keeps_the_memory_and_it_goes_with_the_last_one(fd: int) -> None
 
 def test_a_file_that_cannot_be_mapped_says_so_and_leaves_nothing_reserved(fd: int) -> None:
     only_to_read = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
-    before = Path("/proc/self/maps").read_text().count("\n")
+    before = reserved()
 
     with pytest.raises(PermissionError):
         Mapping(only_to_read)
 
-    assert Path("/proc/self/maps").read_text().count("\n") == before
+    assert reserved() <= before
     os.close(only_to_read)
 
 
@@ -84,7 +93,18 @@ def collapses(mapping: Mapping) -> bool:
     """Whether the kernel makes huge pages of shared memory: since Linux 6.1, and where some are free."""
     address = ctypes.addressof(ctypes.c_char.from_buffer(mapping.view))
     madv_collapse = 25
-    return ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(4 * MB), madv_collapse) == 0
+    length = ctypes.c_size_t(len(mapping.view))
+    return ctypes.CDLL(None).madvise(ctypes.c_void_p(address), length, madv_collapse) == 0
+
+
+def makes_huge_pages() -> bool:
+    """Whether it does so now, for as many as the slots below."""
+    fd = os.memfd_create("mapping-test")
+    try:
+        os.posix_fallocate(fd, 0, 32 * MB)
+        return collapses(Mapping(fd))
+    finally:
+        os.close(fd)
 
 
 def test_all_of_a_file_that_was_a_hole_has_memory_afterwards_and_what_was_written_stays() -> None:
@@ -100,18 +120,28 @@ def test_all_of_a_file_that_was_a_hole_has_memory_afterwards_and_what_was_writte
     os.close(fd)
 
 
-def test_slots_are_on_huge_pages_where_the_kernel_has_them_and_fill_the_buffer_exactly(fd: int) -> None:
-    if not collapses(Mapping(fd)):
-        pytest.skip("the kernel makes no huge pages of shared memory (Linux before 6.1, or none are free)")
-    region = Region.within(32 * MB, 8)
-    try:
-        for slot in range(region.count):
-            region.populate(slot)
-        smaps = Path("/proc/self/smaps").read_text()
-        (mine,) = [part for part in smaps.split("VmFlags") if "ossensor-slots" in part and " 32768 kB" in part]
+def huge_kb(region: Region) -> int:
+    """Of its memory, what lies on huge pages."""
+    parts = Path("/proc/self/smaps").read_text().split("VmFlags")
+    (mine,) = [part for part in parts if f" {os.fstat(region.fd).st_ino} " in part and "ossensor-slots" in part]
+    (found,) = re.findall(r"ShmemPmdMapped: *(\d+) kB", mine)
+    return int(found)
 
-        assert os.fstat(region.fd).st_size == 32 * MB
-        assert re.findall(r"ShmemPmdMapped: *(\d+) kB", mine) == ["32768"]
-    finally:
-        region.close()
-        os.close(region.fd)
+
+def test_slots_are_on_huge_pages_where_the_kernel_has_them_and_fill_the_buffer_exactly() -> None:
+    """Others take huge pages, too, between our asking and our having them: so, three attempts."""
+    found = []
+    while len(found) < 3 and 32768 not in found:
+        if not makes_huge_pages():
+            pytest.skip("the kernel makes no huge pages of shared memory (Linux before 6.1, or none are free)")
+        region = Region.within(32 * MB, 8)
+        try:
+            for slot in range(region.count):
+                region.populate(slot)
+            assert os.fstat(region.fd).st_size == 32 * MB
+            found.append(huge_kb(region))
+        finally:
+            region.close()
+            os.close(region.fd)
+
+    assert found[-1] == 32768

@@ -172,9 +172,10 @@ def test_an_order_that_the_vsensor_refuses_is_78_and_says_why(shell: Shell, word
 
 
 def test_a_vsensor_that_is_not_there_is_75(server: Running, shell: Shell) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        shell.url = f"https://127.0.0.1:{taken.getsockname()[1]}"
-    code, output, errors = shell.type("block", "--src", "10.0.0.1", *WEB)
+    with socket.socket() as deaf:  # bound, so that nobody else can be there, and not listening
+        deaf.bind(("127.0.0.1", 0))
+        shell.url = f"https://127.0.0.1:{deaf.getsockname()[1]}"
+        code, output, errors = shell.type("block", "--src", "10.0.0.1", *WEB)
 
     assert (code, output, errors) == (Exit.GAVE_UP, [], [f"antigena: {shell.url}: Connection refused"])
     assert server.book_file.book.version == 0
@@ -320,7 +321,7 @@ def test_on_a_terminal_it_says_for_whom_it_waits_and_wipes_that_away(
         shown.set()
 
     def asked(*words: Any) -> Any:
-        assert not sys.stderr.isatty() or shown.wait(timeout=20)
+        assert not sys.stderr.isatty() or shown.wait(timeout=120)
         return ask(*words)
 
     monkeypatch.setattr(access, "PATIENCE_S", 0.0)

@@ -45,7 +45,7 @@ class Site:
         """The exit code and the answer of a command in a process of its own."""
         common = ("--url", f"https://{self.listen}", "--ca-file", str(self.root / "tls" / "cert.pem"), "--json")
         command = [sys.executable, "-m", "ossensor", "antigena", *words, *common, "--token-file", str(self.token)]
-        done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=120)
         return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
 
     def say(self, report: Report | None = None, family: str = "") -> Orders:
@@ -64,7 +64,7 @@ class Site:
                     message = signer.registration(body, target=introduction_path("web-1"), **parts)
                 headers = {n: v for n, v in message.fields if n not in {"Host", "Content-Length"}}
                 url = f"https://{self.listen}{message.target}"
-                response = session.post(url, data=message.body, headers=headers, timeout=20)
+                response = session.post(url, data=message.body, headers=headers, timeout=120)
                 answer = answer_of(message, response.status_code, response.headers, response.content)
                 if answer.outcome is Outcome.REGISTERED:
                     return Orders.parse(answer.body) if report is not None else Orders()

@@ -176,7 +176,7 @@ def test_it_goes_on_after_the_vsensor_was_killed_and_started_anew(site: Site) ->
         top.send_signal(signal.SIGINT)
         top.stdout.read()
         errors = top.stderr.read().splitlines()
-        code = top.wait(timeout=20)
+        code = top.wait(timeout=120)
         top.stdout.close()
         top.stderr.close()
 
@@ -200,7 +200,7 @@ def test_the_token_that_may_only_look_is_enough_and_a_stop_does_not_wait_for_who
         assert process.stderr == b""
         top.send_signal(signal.SIGINT)
         top.stdout.read()
-        assert top.wait(timeout=20) == 0
+        assert top.wait(timeout=120) == 0
         top.stdout.close()
 
 
@@ -211,7 +211,7 @@ def test_a_reader_that_has_enough_ends_it(site: Site) -> None:
             ["bash", "-o", "pipefail", "-c", f"{command} | head -1"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
@@ -234,7 +234,7 @@ def test_in_a_terminal_each_snapshot_is_drawn_over_the_one_before_and_fits(site:
             with suppress(OSError):  # EIO: nobody has the other end any more
                 while screen.read(4096):
                     pass
-            assert top.wait(timeout=20) == 0
+            assert top.wait(timeout=120) == 0
     frames = drawn.decode().split("\x1b[H")[1:]
     lines = [line.removesuffix("\x1b[K") for line in frames[0].split("\r\n")]
 

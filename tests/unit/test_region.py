@@ -76,7 +76,7 @@ def test_memory_that_is_not_given_is_refused_at_once_and_leaves_no_descriptor_be
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    assert descriptors() == before
+    assert descriptors() <= before  # others may have closed one of theirs
 
 
 def test_a_filters_text_is_cut_to_what_the_page_holds_and_each_has_a_version_of_its_own(region: Region) -> None:

@@ -117,11 +117,11 @@ def files(root: Path) -> list[str]:
 def tidied(store: Store) -> tidying.Tidied:
     """What one look at everything found."""
     store._tidying._looked_s = -1e9
-    return store.tidy().result(20)
+    return store.tidy().result(120)
 
 
 def folded(store: Store) -> None:
-    while store.tidy().result(20).more:
+    while store.tidy().result(120).more:
         pass
 
 
@@ -133,10 +133,10 @@ def asked(root: Path, query: str) -> list[tuple[Any, ...]]:
 def test_a_file_is_closed_when_it_is_old_enough_also_when_nothing_comes(tmp_path: Path) -> None:
     with closing(opened(tmp_path / "s", rotate_s=1000.0)) as store:
         fill(store, "a", "eth0", 2)
-        assert store.tidy().result(20).packable == []
+        assert store.tidy().result(120).packable == []
         for tail in store._files._tails.values():
             tail.opened_s -= 1000
-        assert store.tidy().result(20).packable == files(tmp_path / "s")
+        assert store.tidy().result(120).packable == files(tmp_path / "s")
         fill(store, "a", "eth0", 1, first=2)
 
     first, second = sorted((tmp_path / "s").rglob("*.pcapng"))
@@ -152,8 +152,8 @@ def test_what_is_too_old_goes_and_the_audit_says_why(tmp_path: Path, capsys: pyt
         before = files(root)
         found = tidied(store)
         folded(store)
-        repeat = store.append(Append(BatchId(STREAM, 0), 0, 1, b"", None)).result(20)
-        counted = store.repeat(BatchId(STREAM, 1)).result(20)
+        repeat = store.append(Append(BatchId(STREAM, 0), 0, 1, b"", None)).result(120)
+        counted = store.repeat(BatchId(STREAM, 1)).result(120)
         after = files(root)
         code = cli.main(["audit", str(root), "--deep"])
 
@@ -221,7 +221,7 @@ def test_folding_leaves_room_for_batches_in_between(tmp_path: Path, monkeypatch:
         turns = [tidied(store).more]
         fill(store, "b", "eth0", 1)
         while turns[-1]:
-            turns.append(store.tidy().result(20).more)
+            turns.append(store.tidy().result(120).more)
 
     assert asked(root, "SELECT first, last FROM removals") == [(0, 1), (2, 3), (4, 4)]
     assert asked(root, "SELECT sensor FROM batches") == [("b",)]
@@ -305,7 +305,7 @@ def test_a_kill_in_each_window_of_a_removal_leaves_a_store_that_adds_up(
         at_once = audited()
         tidied(store)
         folded(store)
-        presence = [store.append(Append(BatchId(STREAM, n), 0, 1, b"", None)).result(20) for n in range(6)]
+        presence = [store.append(Append(BatchId(STREAM, n), 0, 1, b"", None)).result(120) for n in range(6)]
 
     assert presence == [Outcome.PRESENT] * 6
     assert "removed by retention: 3 batches, 30 packets" in audited()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -25,15 +25,16 @@ from ossensor.roster import Roster, _side_by_side
         (5.0, 0.05),  # what is tried again later, for want of memory, hides no change until then
     ],
 )
-def test_a_doorbell_brings_a_look_soon_and_puts_none_off(due_in_s: float | None, looks_in_s: float) -> None:
+def test_a_doorbell_brings_a_look_soon_and_puts_none_off(
+    monkeypatch: pytest.MonkeyPatch, due_in_s: float | None, looks_in_s: float
+) -> None:
     roster = Roster.__new__(Roster)  # all that a doorbell touches
-    now_s = time.monotonic()
+    now_s = 1000.0
+    monkeypatch.setattr("ossensor.roster.time", SimpleNamespace(monotonic=lambda: now_s))
     roster.look_at_s = None if due_in_s is None else now_s + due_in_s
     roster.look_soon()
 
-    assert roster.look_at_s is not None
-    late_s = roster.look_at_s - now_s - looks_in_s
-    assert 0 <= late_s + 1e-9 < 1
+    assert roster.look_at_s == now_s + looks_in_s
 
 
 @pytest.mark.parametrize("threads_to_be_had", [0, 3, 1000])
@@ -86,7 +87,7 @@ def test_of_an_earlier_capture_that_cannot_be_taken_over_nothing_stays(monkeypat
 
     roster._inherit({})
 
-    assert open_descriptors() == before
+    assert open_descriptors() <= before  # of which the collector may have closed some
     assert [call.args for call in store.forget.call_args_list] == [("port-1",)]
 
 

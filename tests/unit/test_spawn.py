@@ -15,7 +15,7 @@ from ossensor.errors import Exit
 from ossensor.spawn import Forge, Process
 from ossensor.workers.child import Heartbeat, Signals
 
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0  # that only a hang reaches
 
 
 @pytest.fixture

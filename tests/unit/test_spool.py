@@ -32,7 +32,7 @@ class Disk:
 
     def write(self, sequence: int) -> Written:
         self.spool.order(Order(spooled(sequence), memoryview(SECTION), ACCOUNT))
-        written = self.reports.get(timeout=20)
+        written = self.reports.get(timeout=120)
         self.spool.conclude(written, 100.0)
         return written
 

@@ -18,6 +18,7 @@ from ossensor.status import asking, server
 from ossensor.status.asking import NoAnswerError, ask
 from ossensor.status.server import Peer, StatusServer, kernel_address
 
+PATIENCE_S = 120.0  # that only a hang reaches
 DOCUMENT = b'{"format": 1, "health": "healthy"}\n'
 
 
@@ -79,7 +80,7 @@ def name() -> str:
 
 def _connected(address: str) -> socket.socket:
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    client.settimeout(5)
+    client.settimeout(PATIENCE_S)
     client.connect(kernel_address(address))
     return client
 
@@ -95,7 +96,7 @@ def _everything(client: socket.socket) -> bytes:
 def test_to_connect_is_to_ask_and_the_answer_ends_the_connection(name: str, make: Callable[..., Loop]) -> None:
     make(name).start()
 
-    assert ask(name) == json.loads(DOCUMENT)
+    assert ask(name, PATIENCE_S) == json.loads(DOCUMENT)
 
 
 def test_a_path_is_its_owners_alone_and_goes_with_the_sensor(tmp_path: Path, make: Callable[..., Loop]) -> None:
@@ -103,7 +104,7 @@ def test_a_path_is_its_owners_alone_and_goes_with_the_sensor(tmp_path: Path, mak
     loop = make(str(path))
     loop.start()
 
-    assert ask(str(path)) == json.loads(DOCUMENT)
+    assert ask(str(path), PATIENCE_S) == json.loads(DOCUMENT)
     assert path.stat().st_mode & 0o777 == 0o600
     loop.close()
     assert not path.exists()
@@ -115,7 +116,7 @@ def test_what_a_killed_sensor_left_at_the_path_is_replaced(tmp_path: Path, make:
         dead.bind(path)
     make(path).start()
 
-    assert ask(path) == json.loads(DOCUMENT)
+    assert ask(path, PATIENCE_S) == json.loads(DOCUMENT)
 
 
 def test_a_file_at_the_path_is_left_alone(tmp_path: Path, make: Callable[..., Loop]) -> None:
@@ -136,7 +137,7 @@ def test_of_two_with_one_address_the_second_waits_for_the_first_to_go(name: str,
     second.server.attend(second.now_s + 5)
     second.start()
 
-    assert ask(name)["health"] == "degraded"
+    assert ask(name, PATIENCE_S)["health"] == "degraded"
 
 
 def test_a_client_that_does_not_read_gets_what_fits_and_keeps_nobody_waiting(
@@ -164,7 +165,7 @@ def test_a_slow_client_gets_a_long_answer_whole(name: str, make: Callable[..., L
     long = b'{"format": 1, "health": "' + b"x" * (4 << 20) + b'"}\n'
     make(name, lambda: long).start()
 
-    assert ask(name) == json.loads(long)
+    assert ask(name, PATIENCE_S) == json.loads(long)
 
 
 def test_a_client_that_hangs_up_is_forgotten(name: str, make: Callable[..., Loop]) -> None:
@@ -228,14 +229,14 @@ def test_a_stranger_gets_nothing(name: str, make: Callable[..., Loop], monkeypat
     make(name).start()
 
     with pytest.raises(NoAnswerError, match="answers only root and its own user"):
-        ask(name)
+        ask(name, PATIENCE_S)
 
 
 def test_the_kernel_says_who_asks(name: str, make: Callable[..., Loop], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Peer, int]] = []
     monkeypatch.setattr(Peer, "may_ask", lambda peer, owner: seen.append((peer, owner)) is None)
     make(name).start()
-    ask(name)
+    ask(name, PATIENCE_S)
 
     assert seen == [(Peer(os.getpid(), os.geteuid()), os.geteuid())]
 
@@ -243,7 +244,7 @@ def test_the_kernel_says_who_asks(name: str, make: Callable[..., Loop], monkeypa
 def test_nobody_there_is_told_from_one_who_hangs(name: str, tmp_path: Path) -> None:
     for address in (name, str(tmp_path / "none")):
         with pytest.raises(NoAnswerError, match=f"no sensor listens at {address}") as nobody:
-            ask(address)
+            ask(address, PATIENCE_S)
         assert nobody.value.nobody_there
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as hung:
         hung.bind(kernel_address(name))
@@ -263,4 +264,4 @@ def test_a_name_that_another_container_holds_is_not_believed(
     monkeypatch.setattr(asking.Peer, "of", classmethod(lambda cls, _: cls(0, 0)))
 
     with pytest.raises(NoAnswerError, match="held by a process of another container"):
-        ask(name)
+        ask(name, PATIENCE_S)

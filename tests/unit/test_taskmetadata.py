@@ -111,7 +111,6 @@ def test_what_is_no_address_is_not_asked(uri: str) -> None:
 
 
 def test_nobody_there_is_no_task() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-
-    assert maybe_task(f"http://127.0.0.1:{port}/v4", 20) is None
+    with socket.socket() as deaf:  # bound, so that nobody else can be there, and not listening
+        deaf.bind(("127.0.0.1", 0))
+        assert maybe_task(f"http://127.0.0.1:{deaf.getsockname()[1]}/v4", 20) is None

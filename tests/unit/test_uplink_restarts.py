@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import ssl
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -21,6 +20,7 @@ from ossensor.slots import Pipes
 from ossensor.spawn import Forge
 from ossensor.uplink import Uplink
 
+NOW_S = 1000.0
 EPSILON_S = 1e-6
 
 
@@ -66,6 +66,12 @@ def line() -> Iterator[Line]:
     made.pipes.close()
 
 
+@pytest.fixture(autouse=True)
+def _still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time stands still: each of these uploaders is killed in the moment of its start."""
+    monkeypatch.setattr("ossensor.uplink.time", SimpleNamespace(monotonic=lambda: NOW_S))
+
+
 def lives(line: Line, count: int, settles: list[int]) -> tuple[Uplink, list[float]]:
     """The uplink after so many uploaders were killed at once, and how long each successor had to wait.
 
@@ -78,10 +84,9 @@ def lives(line: Line, count: int, settles: list[int]) -> tuple[Uplink, list[floa
     for life in range(count):
         uplink.start(cast(Forge, forge), ports)
         line.settle(settles[life] if life < len(settles) else 0)
-        ended_s = time.monotonic()
         uplink.ended(-signal.SIGKILL, ports)
         assert uplink.child.state is State.BACKOFF
-        waits_s.append(uplink.child.due_s - ended_s)
+        waits_s.append(uplink.child.due_s - NOW_S)
     assert forge.spawned == count
     return uplink, waits_s
 

@@ -53,7 +53,7 @@ sys.exit(command.run(parser.parse_args(), os.environ))
         capture_output=True,
         check=False,
         text=True,
-        timeout=20,
+        timeout=120,
     )
     assert done.stdout == ""
     return done.returncode, done.stderr.splitlines()
@@ -161,7 +161,7 @@ def test_a_store_of_another_layout_is_a_fault_and_not_a_crash_loop(tmp_path: Pat
     with closing(sqlite3.connect(tmp_path / "index.sqlite")) as db:
         db.execute("PRAGMA user_version = 9")
     with Process(tmp_path) as process:
-        code = process.process.wait(20)
+        code = process.process.wait(120)
         process.stop()
 
     assert code == Exit.CONFIGURATION

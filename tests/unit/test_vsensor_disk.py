@@ -167,7 +167,7 @@ def test_a_really_full_disk_refuses_and_recovers(small_disk: Path) -> None:
     big = [section([payload(i, 100_000)]) for i in range(6)]
 
     def put_big(store: Store, sequence: int) -> Outcome:
-        return store.append(Append(BatchId(STREAM, sequence), 0, 1, big[sequence])).result(20)
+        return store.append(Append(BatchId(STREAM, sequence), 0, 1, big[sequence])).result(120)
 
     with opened(small_disk) as store:
         sequence = 0

@@ -120,7 +120,7 @@ def test_repeats_that_cannot_be_counted_are_present_all_the_same(
         put(store, 0)
         with monkeypatch.context() as broken:
             broken.setattr(Index, "count_repeats", full)
-            outcomes = [store.repeat(BatchId(STREAM, 0)).result(20) for _ in range(2)]
+            outcomes = [store.repeat(BatchId(STREAM, 0)).result(120) for _ in range(2)]
         put(store, 1)
 
     assert outcomes == [Outcome.PRESENT] * 2
@@ -132,7 +132,7 @@ def test_repeats_and_appends_share_a_group(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         put(store, 0)
         asked_for = [store.repeat(BatchId(STREAM, 0)), store.append(append(1)), store.repeat(BatchId(STREAM, 0))]
-        outcomes = [future.result(20) for future in asked_for]
+        outcomes = [future.result(120) for future in asked_for]
 
     assert outcomes == [Outcome.PRESENT, Outcome.STORED, Outcome.PRESENT]
     assert asked(tmp_path, "SELECT length, repeats FROM batches") == [(len(SECTIONS[0]), 2), (len(SECTIONS[1]), 0)]

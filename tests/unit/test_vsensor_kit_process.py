@@ -15,15 +15,21 @@ from pathlib import Path
 from typing import Any, Self
 
 import requests
-from test_vsensor_kit import KEY, RUN, Answer, Message, Signer, answer_of
+from test_vsensor_kit import KEY, PATIENCE_S, RUN, Answer, Message, Signer, answer_of
 
 from ossensor.transport.protocol import Outcome
 
-# Backoff as in production would need a minute for ten deaths; the rest of the process is the real one.
+# Backoff as in production would need a minute for ten deaths. And what a stop may take, production's seconds, is here
+# more than a test may: so whatever waits for that fails, and a busy machine does not. The rest is the real process.
 _DRIVER = """
-import argparse, os, sys, types
+import argparse, functools, os, sys, types
 from ossensor.backoff import Backoff
+from ossensor.vsensor import keeper
+keeper.GRACE_S = 3600
+keeper.Job = functools.partial(keeper.Job, patience_s=3600)
 from ossensor.vsensor import command
+from ossensor.vsensor.streams import notices, process
+command.STOP_S = notices._LAST_S = process._LAST_S = 3600
 settings = types.ModuleType("ossensor.settings")
 settings.load_vsensor_keys = lambda environ: [bytes.fromhex(environ["KEY_HEX"])]
 settings.bpf_fault = lambda expression: None
@@ -63,7 +69,7 @@ class Process:
     def wait_for(self, event: str, count: int = 1) -> dict[str, Any]:
         """The count-th event of this name."""
         with self._news:
-            found = self._news.wait_for(lambda: len(self.all(event)) >= count, timeout=30)
+            found = self._news.wait_for(lambda: len(self.all(event)) >= count, timeout=PATIENCE_S)
             assert found, (event, count, self.events, self.stderr)
             return self.all(event)[count - 1]
 
@@ -73,7 +79,11 @@ class Process:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
-        code = self.process.wait(timeout=20)
+        try:
+            code = self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # or the threads that read what it says would keep pytest from its end
+            raise
         for reader in self._readers:
             reader.join()
         for stream in (self.process.stdout, self.process.stderr):
@@ -108,7 +118,7 @@ class Sensor:
     def send(self, message: Message) -> Answer:
         url = f"https://{self.address}{message.target}"
         headers = {n: v for n, v in message.fields if n not in {"Host", "Content-Length"}}
-        response = self.session.put(url, data=message.body, headers=headers, timeout=20)
+        response = self.session.put(url, data=message.body, headers=headers, timeout=PATIENCE_S)
         return answer_of(message, response.status_code, response.headers, response.content)
 
     def deliver(self, sequence: int, body: bytes, *, created: Any, **parts: Any) -> Outcome:

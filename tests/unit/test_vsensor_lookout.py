@@ -55,7 +55,7 @@ def text(server: Running, path: str, authorization: str | None = VIEWER.header) 
 
 def connected(server: Running) -> HTTPSConnection:
     context = ssl.create_default_context(cafile=str(server.pair.certificate))
-    return HTTPSConnection("127.0.0.1", server.port, context=context, timeout=20)
+    return HTTPSConnection("127.0.0.1", server.port, context=context, timeout=120)
 
 
 class Reader:
@@ -67,7 +67,7 @@ class Reader:
             # Before the connection, or the window has been told already (tcp(7)).
             raw = socket.socket()
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-            raw.settimeout(20)
+            raw.settimeout(120)
             raw.connect(("127.0.0.1", server.port))
             context = ssl.create_default_context(cafile=str(server.pair.certificate))
             self.connection.sock = context.wrap_socket(raw, server_hostname="127.0.0.1")
@@ -276,7 +276,8 @@ def test_no_more_readers_than_there_is_room_for(tmp_path: Path) -> None:
 def test_who_does_not_read_is_cut_off_and_delays_no_acknowledgement(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    events = {"period_s": 0.02, "slow_s": 0.5}
+    # Slow is who takes nothing for three seconds: a busy machine can keep a good reader from it for one.
+    events = {"period_s": 0.02, "slow_s": 3.0}
     server = Running(tmp_path / "store", operator_token=TOKEN, viewer_token=VIEWER, events=events)
     for n in range(1000):
         server.collector.live.introduced(f"s{n}", WHO)
@@ -295,10 +296,10 @@ def test_who_does_not_read_is_cut_off_and_delays_no_acknowledgement(
     assert caplog.records == []
 
 
-def test_a_stop_ends_the_stream_as_a_whole_and_does_not_cut_it(server: Running) -> None:
-    with closing(Reader(server)) as reader:
+def test_a_stop_ends_the_stream_as_a_whole_and_does_not_cut_it(tmp_path: Path) -> None:
+    with running(tmp_path, events={"period_s": 3600.0}) as server, closing(Reader(server)) as reader:
         reader.event()
         server.server.stop()
         rest = reader.response.read()  # IncompleteRead when the last chunk is missing
 
-    assert rest.count(b"event: snapshot") <= 1
+    assert rest == b""

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import schemathesis
 from schemathesis.specs.openapi import checks
-from test_vsensor_kit import Running
+from test_vsensor_kit import PATIENCE_S, Running
 from test_vsensor_lookout import say_everything
 from test_vsensor_operator import BLOCK, TOKEN, Operator
 
@@ -19,7 +19,8 @@ from ossensor.transport.orders import Report
 from ossensor.vsensor import openapi
 
 EXAMPLES = int(os.environ.get("OSSENSOR_API_EXAMPLES", "10"))  # of each operation; 200 with `make fuzz`
-SEED = int(os.environ.get("OSSENSOR_SEED", random.randrange(2**32)))
+LONG = "OSSENSOR_API_EXAMPLES" in os.environ  # from another seed each time; here it is always the same one
+SEED = int(os.environ.get("OSSENSOR_SEED", random.randrange(2**32) if LONG else 1))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def ask(case: Any, server: Running) -> int:
         base_url=f"https://{server.authority}",
         headers={"Authorization": TOKEN.header},
         verify=str(server.pair.certificate),
-        timeout=20,
+        timeout=PATIENCE_S,
         excluded_checks=NOT_TRUE_HERE,
     )
     return int(response.status_code)

@@ -43,7 +43,7 @@ class Operator:
         headers = {"Content-Type": "application/json"} if method == "POST" else {}
         if self.authorization is not None:
             headers["Authorization"] = self.authorization
-        connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, context=self.context, timeout=20)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, context=self.context, timeout=120)
         try:
             connection.request(method, path, body, {**headers, **fields})
             response = connection.getresponse()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from test_vsensor_kit import NOW_S, STREAM, Running, Wire, payload, section, stored
+from test_vsensor_kit import NOW_S, PATIENCE_S, STREAM, Running, Wire, payload, section, stored
 
 from ossensor.transport.protocol import BatchId, Outcome, Stream
 from ossensor.vsensor.budget import Budget
@@ -50,7 +50,7 @@ class Disk:
             future.set_result(Outcome.OUT_OF_ORDER)
 
 
-def order(disk: Disk, patience_s: float = 5.0, lanes_max: int = 8) -> Order:
+def order(disk: Disk, patience_s: float = 60.0, lanes_max: int = 8) -> Order:
     return Order(disk.next, disk.has, patience_s, lanes_max)
 
 
@@ -152,7 +152,7 @@ def test_lanes_are_forgotten_and_read_back_and_never_while_in_use() -> None:
     async def run() -> tuple[list[Outcome], int]:
         streams = [STREAM._replace(interface=f"eth{i}") for i in range(8)]
         disks = {stream: Disk() for stream in streams}
-        o = Order(lambda s: disks[s].next(s), lambda b: disks[b.stream].has(b), patience_s=5, lanes_max=2)
+        o = Order(lambda s: disks[s].next(s), lambda b: disks[b.stream].has(b), patience_s=60, lanes_max=2)
 
         async def one(stream: Stream, sequence: int) -> Outcome:
             return await o.place(BatchId(stream, sequence), 0, disks[stream].store(sequence))
@@ -198,6 +198,7 @@ def test_over_the_wire_a_shuffled_window_is_stored_in_order(tmp_path: Path) -> N
     generator = random.Random(8)
     bodies = [section([payload(i, generator.randint(14, 3000))]) for i in range(64)]
     with Running(tmp_path) as running, ThreadPoolExecutor(8) as pool:
+        running.collector._order._patience_s = PATIENCE_S
         wires = [Wire(running.port, running.pair.certificate) for _ in range(8)]
         outcomes = []
         for start in range(0, 64, 8):

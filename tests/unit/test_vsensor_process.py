@@ -73,7 +73,7 @@ def test_every_batch_is_stored_once_and_whole_when_the_server_is_killed_at_rando
             lanes = [pool.submit(lane, stream, first) for stream in streams for first in range(4)]
             for kills, (count, delay_s) in enumerate(zip(kill_at, delays_s, strict=True), 1):
                 with news:
-                    assert news.wait_for(lambda count=count: len(acknowledged) >= count, timeout=60)
+                    assert news.wait_for(lambda count=count: len(acknowledged) >= count, timeout=120)
                 pid = process.wait_for("serving", kills)["pid"]
                 threading.Event().wait(delay_s)  # part of the input: where in a request the kill falls
                 os.kill(pid, signal.SIGKILL)
@@ -105,7 +105,7 @@ def test_a_killed_server_costs_connections_and_not_the_port(tmp_path: Path) -> N
         with ExitStack() as connections:
             while len(process.all("serving")) < 2:
                 try:
-                    connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+                    connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=120))
                 except OSError:
                     refused += 1
 
@@ -122,20 +122,19 @@ def test_sigterm_and_sigint_end_it_with_everything_in_hand_answered(tmp_path: Pa
             with sensor(address, ca) as one:
                 one.deliver(0, section([payload(0)]), created=now)  # past the second of the start
             message = Signer(address, run="1" * 32).message(1, created_s=now())
+            message.fields.append(("Expect", "100-continue"))
             wire = Wire(int(address.rpartition(":")[2]), ca)
             with wire.connect() as connection:
-                head = wire.head(message) + message.body
-                connection.sendall(head[:-1])
-                before_s = time.monotonic()
+                connection.sendall(wire.head(message))
+                assert connection.recv(1024) == b"HTTP/1.1 100 \r\n\r\n"  # it is in hand
+                connection.sendall(message.body[:-1])
                 process.process.send_signal(number)
-                connection.sendall(head[-1:])
+                connection.sendall(message.body[-1:])
                 status = connection.recv(65536).split(b"\r\n")[0]
-            code = process.stop(number)
-            took_s = time.monotonic() - before_s
+            code = process.stop(number)  # within a time that is shorter than the grace (test_vsensor_kit_process.py)
 
         assert status == b"HTTP/1.1 201 Created"
         assert code == Exit.DRAINED
-        assert took_s < 5
         assert stored(root) == [section([payload(0)]), section([payload(1)])]
 
 
@@ -144,12 +143,9 @@ def test_a_connection_that_is_kept_does_not_hold_up_the_stop(tmp_path: Path) -> 
         listening = process.wait_for("listening")
         with sensor(listening["address"], Path(listening["certificate"])) as one:
             one.deliver(0, section([payload(0)]), created=now)
-            before_s = time.monotonic()
-            code = process.stop()
-            took_s = time.monotonic() - before_s
+            code = process.stop()  # within a time that is shorter than the grace (test_vsensor_kit_process.py)
 
     assert code == Exit.DRAINED
-    assert took_s < 2.5  # of a grace of 5
 
 
 def test_the_server_dies_with_its_keeper(tmp_path: Path) -> None:
@@ -157,7 +153,7 @@ def test_the_server_dies_with_its_keeper(tmp_path: Path) -> None:
         pidfd = os.pidfd_open(process.wait_for("serving")["pid"])
         try:
             killed = process.stop(signal.SIGKILL)
-            ended, _, _ = select.select([pidfd], [], [], 20)  # readable once the process is dead
+            ended, _, _ = select.select([pidfd], [], [], 120)  # readable once the process is dead
         finally:
             os.close(pidfd)
 
@@ -180,7 +176,7 @@ sys.exit(Keeper([Job("serving", lambda: 3, Backoff(cap_s=0.4, rng=Full()))], say
         assert process.stdout is not None
         lines = [process.stdout.readline().strip() for _ in range(4)]
         process.terminate()
-        code = process.wait(10)
+        code = process.wait(120)
 
     assert lines == [f"ended with code 3 {d}" for d in (0.1, 0.2, 0.4, 0.4)]
     assert code == Exit.DRAINED
@@ -234,7 +230,7 @@ sys.exit(Keeper([Job("serving", serve, Backoff())], say).run())
         assert process.stdout is not None
         lines = [process.stdout.readline().strip() for _ in range(3)]
         process.terminate()
-        code = process.wait(10)
+        code = process.wait(120)
 
     assert lines == ["was ended by SIGKILL 0.1"] * 3
     assert code == Exit.DRAINED
@@ -266,7 +262,7 @@ sys.exit(Keeper(jobs, lambda what, pid, why, delay_s: say(what + " " + why)).run
             lines.append(process.stdout.readline().strip())
         process.terminate()
         lines += process.stdout.read().splitlines()
-        code = process.wait(10)
+        code = process.wait(120)
 
     kept = [line for line in lines if not line.startswith("fails")]
     assert sorted(kept[:2]) == ["serving runs", "streaming runs"]
@@ -281,7 +277,7 @@ from ossensor.backoff import Backoff
 from ossensor.vsensor.keeper import Job, Keeper
 sys.exit(Keeper([Job("serving", lambda: 78, Backoff(), vital=True)], print).run())
 """
-    done = subprocess.run([sys.executable, "-c", driver], capture_output=True, check=False, timeout=20)
+    done = subprocess.run([sys.executable, "-c", driver], capture_output=True, check=False, timeout=120)
 
     assert (done.returncode, done.stdout, done.stderr) == (Exit.CONFIGURATION, b"", b"")
 

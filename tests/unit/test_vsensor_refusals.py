@@ -15,7 +15,7 @@ from typing import Any
 
 import http_sf
 import pytest
-from test_vsensor_kit import EPOCH, KEY, NOW_S, RUN, Answer, Message, Running, Signer, payload, posing, rows
+from test_vsensor_kit import EPOCH, KEY, NOW_S, RUN, Answer, Message, Running, Signer, eventually, payload, posing, rows
 from test_vsensor_kit import section as make_section
 
 from ossensor.transport.protocol import (
@@ -41,7 +41,7 @@ def nothing_is_stored(server: Running) -> Iterator[None]:
     yield
     assert rows(server.root) == []
     assert [p for p in server.root.rglob("*.pcapng") if p.stat().st_size] == []
-    assert server.collector.budget.lent_bytes == 0
+    assert eventually(lambda: server.collector.budget.lent_bytes == 0)
 
 
 def view(answer: Answer) -> tuple[int, dict[str, str], bytes, Outcome | None]:

@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,20 @@ def append(sequence: int, *, stream: Stream = STREAM, floor: int = 0) -> Append:
 
 def put(store: Store, *sequences: int, stream: Stream = STREAM, floor: int = 0) -> list[Outcome]:
     """Each on its own: the next is queued when the last is answered."""
-    return [store.append(append(s, stream=stream, floor=floor)).result(20) for s in sequences]
+    return [store.append(append(s, stream=stream, floor=floor)).result(120) for s in sequences]
 
 
 def files(root: Path, stream: Stream = STREAM) -> list[Path]:
     return sorted((root / stream.sensor / stream.interface).glob("*"))
+
+
+def open_files(root: Path) -> set[tuple[str, str]]:
+    """Which of the store's this process holds open, and by what numbers."""
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the descriptor of the listing
+            found.add((path.name, str(path.readlink())))
+    return {one for one in found if one[1].startswith(f"{root}/")}
 
 
 def gaps(root: Path) -> list[tuple[int, int]]:
@@ -165,7 +174,7 @@ def test_a_flush_waits_for_what_is_on_its_way_and_for_nothing_else(
         assert put(store, 0, 1) == [Outcome.STORED] * 2  # none is on its way: each at once
         on_its_way[0] = 1
         second = store.append(append(2))
-        assert answered.wait(20)
+        assert answered.wait(120)
         on_its_way[0] = 0
         assert put(store, 3) == [Outcome.STORED]
         assert second.result(0) is Outcome.STORED
@@ -234,11 +243,11 @@ def test_more_interfaces_than_open_files_are_served(tmp_path: Path, monkeypatch:
     streams = [Stream("sensor-1", EPOCH, f"eth{i}") for i in range(7)]
     with opened(tmp_path) as store:
         monkeypatch.setattr(store._files, "_open_max", 3)
-        before = len(list(Path("/proc/self/fd").iterdir()))
+        before = open_files(tmp_path)
         for sequence in range(4):
             for stream in streams:
                 put(store, sequence, stream=stream)
-        added = len(list(Path("/proc/self/fd").iterdir())) - before
+        added = len(open_files(tmp_path) - before)
 
     assert added == 3
     assert [len(files(tmp_path, s)) for s in streams] == [1] * 7
