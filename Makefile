@@ -113,7 +113,7 @@ endef
 
 # Most tests wait for something most of the time, so three run at once. Those that measure or flood run alone.
 test: lint suricata nats system-page  ## lint, types, and every test; in a user namespace where there is no root
-	@$(call pytest,-n 3 --dist loadscope -m "not alone"); together=$$?; \
+	@$(call pytest,-n 3 --dist loadscope --no-loadscope-reorder -m "not alone"); together=$$?; \
 	$(call pytest,-m alone) && exit $$together
 
 # The tests that the core is to be covered by; what others happen to call is not meant to be tried.

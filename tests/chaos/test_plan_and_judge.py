@@ -73,7 +73,7 @@ def test_what_a_stop_left_and_counted_is_not_complained_about() -> None:
         ({"stored": [0, 1, 2, 5, 6, 7, 8]}, "3 frames are missing, and 2 are counted"),
         ({"epochs": [_epoch(3), _epoch(5, "LOST 2", lost=2)]}, "2 packets are in sequences that never came, and stops"),
         ({"epochs": [_epoch(3), _epoch(5, "NOT BALANCED", faults=("6 explained",))]}, "epoch e: NOT BALANCED"),
-        ({"books": [_books(4, 0, 2, spooled=1, interface_gone=1), CLOSED[1]]}, "given up: {'interface_gone': 1}"),
+        ({"books": [_books(4, 0, 2, spooled=1, worker_died=1), CLOSED[1]]}, "given up: {'worker_died': 1}"),
         ({"epochs": LEFT}, "1 epochs are open, and 0 were left so"),
     ],
 )

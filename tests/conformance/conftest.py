@@ -64,4 +64,4 @@ def receiver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             yield peer
         finally:
             process.terminate()
-            process.communicate(timeout=20)
+            process.communicate(timeout=90)

@@ -110,7 +110,7 @@ class Peer:
         key, nonce = key or self.key, nonce or self.nonce()
         sign_request(request, digest, key=key, tag=tag, created_s=created_s, nonce=nonce)
         headers = {**request.headers, **(after_signing or {})}
-        connection = http.client.HTTPSConnection(authority, timeout=20, context=_trusting())
+        connection = http.client.HTTPSConnection(authority, timeout=90, context=_trusting())
         try:
             connection.request(method, path, body if sent_body is None else sent_body, headers)
             assert isinstance(connection.sock, ssl.SSLSocket)

@@ -79,7 +79,7 @@ def test_a_nonce_is_good_once(peer: Peer, epoch: str) -> None:
     assert peer.put(epoch, 1).said == STORED
 
 
-@pytest.mark.parametrize("skew_s", [-3600, -70, 70, 3600])
+@pytest.mark.parametrize("skew_s", [-3600, -90, 90, 3600])
 def test_what_was_signed_at_another_time_is_stale_and_told_the_time(peer: Peer, epoch: str, skew_s: int) -> None:
     answer = peer.put(epoch, 0, created_s=int(time.time()) + skew_s)
 

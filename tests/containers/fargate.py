@@ -116,7 +116,7 @@ class Task:
         mounts = (part for volume in volumes for part in ("--volume", volume))
         command = (*self.podman.inspect(VSENSOR)["Config"]["Cmd"], "--operator-token-file", _TOKEN)
         self._start(self._vsensor, self.outside, *confined, *key, *mounts, VSENSOR, *command)
-        eventually("the vSensor listens", lambda: self.outside.listens(_PORT), timeout_s=30)
+        eventually("the vSensor listens", lambda: self.outside.listens(_PORT))
 
     def _start_application(self) -> None:
         # Any image with a Python will do for an application; the vSensor's has one.
@@ -144,8 +144,8 @@ class Task:
     def stop_vsensor(self) -> None:
         self.podman("stop", "--time", "10", self._vsensor)
 
-    def wait_for(self, part: str, timeout_s: float = 20) -> None:
-        eventually(f"{part!r} in the sensor's log", lambda: part in self.podman.says(self.sensor), timeout_s)
+    def wait_for(self, part: str) -> None:
+        eventually(f"{part!r} in the sensor's log", lambda: part in self.podman.says(self.sensor))
 
     def memory(self) -> Memory:
         """The account of the sensor's container."""

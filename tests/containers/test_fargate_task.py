@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from fargate import AGENT, CREDENTIAL, OUTSIDE, SIDECAR, TASK, TASK_ID, Task
 from harness.captures import Packet
-from harness.proc import children, comm, eventually, filters, status
+from harness.proc import HANGS_S, children, comm, eventually, filters, status
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 STOP_S = 10
-REASON_S = 5
 _NET_RAW = 1 << 13
 
 
@@ -106,7 +105,7 @@ def test_an_operators_order_ends_the_applications_connection_and_nothing_else(ta
         ends = ("--src", f"{TASK}:40001", "--dst", f"{OUTSIDE}:7000", "--protocol", "tcp")
         task.order("block", *ends, "--duration", "600", "--reason", "a test", "--id", "one", "--sensor", TASK_ID)
         ordered_s = time.monotonic()
-        assert seen.result(timeout=30) == "ECONNRESET"
+        assert seen.result(timeout=HANGS_S) == "ECONNRESET"
         took_s = time.monotonic() - ordered_s
     eventually("its peer sees it", lambda: "40001 ECONNRESET" in task.peer_saw())
     print(f"the application's connection ended {took_s:.2f} s after the order")
@@ -115,7 +114,7 @@ def test_an_operators_order_ends_the_applications_connection_and_nothing_else(ta
         (order,) = task.order("list")["orders"]
         return dict(order["sensors"].get(TASK_ID, {}).get("counts", {}))
 
-    counts = eventually("it is reported closed", lambda: told() if told().get("closed") else None, timeout_s=30)
+    counts = eventually("it is reported closed", lambda: told() if told().get("closed") else None)
     turns = task.turns()
     eventually("200 further turns", lambda: task.turns() >= turns + 200)  # over the connection that it began with
     assert (counts["matched"], counts["closed"]) == (1, 1)
@@ -164,8 +163,8 @@ def test_a_sensor_that_cannot_work_says_so_and_the_application_goes_on(
     task.start_sensor(**wrong)
     if code is None:
         warning, status = rf"WARNING .*{re.escape(reason)}", ("exec", task.sensor, "ossensor", "status")
-        eventually("a warning", lambda: re.search(warning, task.podman.says(task.sensor)), REASON_S)
-        eventually("the same in `status`", lambda: reason in task.podman(*status), REASON_S)
+        eventually("a warning", lambda: re.search(warning, task.podman.says(task.sensor)))
+        eventually("the same in `status`", lambda: reason in task.podman(*status))  # how soon: test_status_live.py
         assert task.podman.inspect(task.sensor)["State"]["Status"] == "running"
     else:
         task.podman("wait", task.sensor)

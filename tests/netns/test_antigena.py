@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -79,30 +78,37 @@ def exactly(pair: Pair) -> tuple[str, ...]:
 def test_a_block_ends_its_connection_at_both_ends_and_no_other(site: Site, family: int, *, outward: bool) -> None:
     site.vsensor()
     site.sensor()
-    pairs = site.pairs(family, 21, outward=outward)
-    blocked, neighbours = pairs[10], pairs[:10] + pairs[11:]
+    pairs = site.pairs(family, 23, outward=outward)
     assert all(pair.exchange() for pair in pairs)
-
-    site.operator.block(*exactly(blocked))
-    ordered_s = time.monotonic()  # the vSensor has the order; to start `ossensor antigena` is the operator's time
+    spare, neighbours = pairs[10:13], pairs[:10] + pairs[13:]
+    blocked: list[Pair] = []
     rounds = 0
-    try:
-        while time.monotonic() < ordered_s + 30:
-            blocked.opener.sendall(b"x")
-            rounds += all(pair.exchange(b"y" * 100) for pair in neighbours)
-            time.sleep(0.005)
-    except ConnectionError:
-        pass
-    took_s = time.monotonic() - ordered_s
-    print(
-        f"{took_s:.2f} s from the command to the reset, of {PERIOD_S} + 1; {rounds} rounds of 20 neighbours meanwhile"
-    )
 
-    assert blocked.ends()[1] == "ECONNRESET"
-    assert took_s <= PERIOD_S + 1
-    assert [pair.exchange() for pair in neighbours for _ in range(10)] == [True] * 200
-    proc.eventually("it is reported closed", lambda: site.operator.counts().get("closed") == 1, timeout_s=20)
-    assert site.operator.counts()["matched"] == 1
+    def ended() -> float:
+        """How long one of the connections lives once the vSensor has the order about it."""
+        nonlocal rounds
+        pair = spare.pop()
+        site.operator.block(*exactly(pair), name=f"n{len(blocked)}")
+        blocked.append(pair)
+        ordered_s = time.monotonic()  # to start `ossensor antigena` is the operator's time
+        try:
+            while time.monotonic() < ordered_s + proc.HANGS_S:
+                pair.opener.sendall(b"x")
+                rounds += all(one.exchange(b"y" * 100) for one in neighbours)
+                time.sleep(0.005)
+        except ConnectionError:
+            pass
+        took_s = time.monotonic() - ordered_s
+        assert pair.ends()[1] == "ECONNRESET"
+        return took_s
+
+    assert proc.quickest(PERIOD_S + 1, ended) <= PERIOD_S + 1
+    print(f"{rounds} rounds of {len(neighbours)} neighbours meanwhile")
+    assert [pair.exchange() for pair in (*spare, *neighbours) for _ in range(10)] == [True] * 10 * (23 - len(blocked))
+    for number in range(len(blocked)):
+        counts = partial(site.operator.counts, f"n{number}")
+        proc.eventually("it is reported closed", lambda: counts().get("closed") == 1)  # noqa: B023
+        assert counts()["matched"] == 1
     for pair in pairs:
         pair.close()
 
@@ -115,7 +121,7 @@ def test_in_mode_observe_nothing_happens_and_is_reported(site: Site) -> None:
     sensor.wait_for("orders in force", ids="one")
 
     assert [pair.exchange() for _ in range(20)] == [True] * 20
-    proc.eventually("it is reported", lambda: site.operator.counts().get("withheld", 0) > 0, timeout_s=20)
+    proc.eventually("it is reported", lambda: site.operator.counts().get("withheld", 0) > 0)
     assert {name for name in site.operator.counts() if name.startswith("sent")} == set()
     told = json.loads((site.world.store / SENSOR_NAME / "introduction.json").read_text())
     assert told["antigena"] == "observe"
@@ -138,23 +144,18 @@ def test_with_antigena_off_no_order_is_asked_for_and_none_is_enforced(site: Site
     pair.close()
 
 
-def _kill_all_of(vsensor: VSensor) -> None:
-    """The keeper first, or it would start another server."""
-    for pid in proc.tree(vsensor.pid):
-        os.kill(pid, signal.SIGKILL)
-    vsensor.wait(10)
-
-
-def _lives(site: Site) -> bool:
-    """Whether a new connection is there after a second. Some exchanges may be quicker than a reset."""
+def _lives(site: Site, until_s: float) -> bool:
+    """Whether a new connection is there after a second, and at that time. Exchanges may be quicker than a reset."""
     try:
         (pair,) = site.pairs()
     except ConnectionError:
         return False
     try:
-        for _ in range(50):
+        exchanges = 0
+        while exchanges < 50 or time.time() < until_s:
             if not pair.exchange(b"x"):
                 return False
+            exchanges += 1
             time.sleep(0.02)
     except ConnectionError:
         return False
@@ -167,20 +168,23 @@ def test_without_the_vsensor_an_order_ends_when_it_is_to_and_not_before(site: Si
     vsensor = site.vsensor()
     sensor = site.sensor()
     seconds = 10
-    placed_s = time.time()
+    asked_s = time.time()
     site.operator.block("--src", HERE[4], "--dst", THERE[4], seconds=seconds)
+    placed_s = time.time()
     expires_s = site.operator.orders()["one"]["action"]["expires_s"]
     sensor.wait_for("orders in force", ids="one")
-    _kill_all_of(vsensor)
+    vsensor.kill_all()
     begun_s = [time.time()]
-    while not _lives(site):
+    while not _lives(site, expires_s - 1):
         begun_s.append(time.time())
-    tries, until_s = len(begun_s) - 1, begun_s[-1]
-    print(f"{tries} connections ended; the first that lived did so {until_s - expires_s:+.2f} s from the expiry")
+    *ended_s, lived_s = (at_s - expires_s for at_s in begun_s)
+    print(f"{len(ended_s)} ended, begun {ended_s[:1]} to {ended_s[-1:]} s from the expiry; one lives: {lived_s:+.2f}")
 
-    assert tries > 10
-    assert expires_s - placed_s == pytest.approx(seconds, abs=2)
-    assert -1 <= until_s - expires_s <= 1
+    assert asked_s + seconds - 1 <= expires_s <= placed_s + seconds + 1
+    # By when each began: that a machine stood still between the two says nothing about the order.
+    assert ended_s[0] < 0
+    assert ended_s[-1] <= 1
+    assert lived_s >= -1
 
 
 def test_a_restarted_sensor_ends_nothing_before_it_has_heard_from_the_vsensor(site: Site) -> None:
@@ -188,21 +192,18 @@ def test_a_restarted_sensor_ends_nothing_before_it_has_heard_from_the_vsensor(si
     sensor = site.sensor()
     pair, later = site.pairs(count=2)
     site.operator.block("--src", HERE[4], "--dst", THERE[4])
-    pair.opener.sendall(b"x")
     sensor.wait_for("orders in force", ids="one")
-    pair.opener.sendall(b"x")
-    assert pair.ends() == ("ECONNRESET", "ECONNRESET")
-    _kill_all_of(vsensor)
-    assert sensor.terminate(40)[0] == 0
+    assert pair.ends_after() == ("ECONNRESET", "ECONNRESET")
+    vsensor.kill_all()
+    assert sensor.terminate()[0] == 0
 
     count_sent(site.world.sensor)
     sensor = site.sensor()
     assert [later.exchange() for _ in range(20)] == [True] * 20
     assert (sensor.named(ENFORCER), packets_sent(site.world.sensor)) == ([], 0)
     site.vsensor()
-    sensor.wait_for("orders in force", ids="one", timeout_s=60)
-    later.opener.sendall(b"x")
-    assert later.ends() == ("ECONNRESET", "ECONNRESET")
+    sensor.wait_for("orders in force", ids="one")
+    assert later.ends_after() == ("ECONNRESET", "ECONNRESET")
     for one in (pair, later):
         one.close()
 
@@ -216,16 +217,17 @@ def test_a_protected_network_and_the_sensors_own_upload_are_out_of_reach_and_the
     site.operator.block("--src", HERE[4], "--dst", THERE[4], name="both")
 
     def refusals() -> dict[str, str]:
-        return {name: site.operator.said(name).get("refused", "") for name in site.operator.orders()}
+        orders = site.operator.orders()
+        return {name: site.operator.said_of(order).get("refused", "") for name, order in orders.items()}
 
-    proc.eventually("all are refused", lambda: all(refusals().values()), timeout_s=30)
+    proc.eventually("all are refused", lambda: all(refusals().values()))
     assert refusals() == {"protected": "protected", "vsensor": "own_flow", "both": "protected"}
     assert [pair.exchange() for _ in range(20)] == [True] * 20
-    assert sensor.records("an order is refused")
+    sensor.wait_for("an order is refused")
     site.world.send("cap0", 0)
     pair.close()
     # It still delivers: what it has captured of this very connection arrives.
-    proc.eventually("batches arrive", lambda: site.world.stored_bytes("cap0") > 0, timeout_s=30)
+    proc.eventually("batches arrive", lambda: site.world.stored_bytes("cap0") > 0)
 
 
 def test_killed_enforcers_successors_go_on_without_the_vsensor_and_a_cleared_order_ends(site: Site) -> None:
@@ -234,21 +236,19 @@ def test_killed_enforcers_successors_go_on_without_the_vsensor_and_a_cleared_ord
     first, last, *pairs = site.pairs(count=2 + KILLS)
     site.operator.block("--src", HERE[4], "--dst", THERE[4])
     sensor.wait_for("orders in force", ids="one")
-    first.opener.sendall(b"x")
-    assert first.ends() == ("ECONNRESET", "ECONNRESET")
+    assert first.ends_after() == ("ECONNRESET", "ECONNRESET")
 
-    _kill_all_of(vsensor)  # nobody is there who could order it again
-    for life, pair in enumerate(pairs):
+    vsensor.kill_all()  # nobody is there who could order it again
+    for pair in pairs:
+        said = len(sensor.records("orders in force", ids="one"))
         sensor.kill(ENFORCER)
-        sensor.wait_for("orders in force", ids="one", count=2 + life)
+        sensor.wait_for("orders in force", ids="one", count=said + 1)
         assert pair.ends_after() == ("ECONNRESET", "ECONNRESET")
 
     site.vsensor()
     site.operator("clear", "one")
-    known = len(sensor.records("orders in force", ids=""))
-    sensor.wait_for("orders in force", ids="", count=known)
-    proc.eventually("it is let go", lambda: sensor.records("orders", removed="one"), timeout_s=20)
+    proc.eventually("it is let go", lambda: sensor.records("orders", removed="one"))
     assert [last.exchange() for _ in range(20)] == [True] * 20
-    assert sensor.terminate(40)[0] == 0
+    assert sensor.terminate()[0] == 0
     for pair in (first, last, *pairs):
         pair.close()

@@ -51,6 +51,7 @@ def test_a6_a_worker_that_dies_at_once_costs_few_forks_and_nothing_of_another_in
         sensor.wait_for("capturing", interface="cap1")
         sender = world.sender("cap1", per_second=PER_SECOND)
         cpu_s, since_s = _own_s(sensor), time.monotonic()
+        sensor.wait_for("worker died", count=2)
         time.sleep(LASTS_S)  # the time that is looked at
         share = (_own_s(sensor) - cpu_s) / (time.monotonic() - since_s)
         deaths = [datetime.fromisoformat(one["time"]).timestamp() for one in sensor.records("worker died")]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import sqlite3
 import sys
 from contextlib import closing
@@ -15,7 +13,7 @@ from harness import frames, proc
 from harness.captures import read_pcapng, tshark
 from harness.namespaces import address
 from harness.programs import Sensor, VSensor, make_certificate
-from harness.world import PORT, UPLINK, World, package_environment, tag_for
+from harness.world import PORT, UPLINK, World, package_environment, tag_for, unread_for
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
@@ -91,13 +89,6 @@ def _rows(store: Path, what: str, interface: str) -> list[tuple[int, ...]]:
         return index.execute(rows, (interface,)).fetchall()
 
 
-def _kill_all_of(vsensor: VSensor) -> None:
-    """The keeper first, or it would start another server."""
-    for pid in proc.tree(vsensor.pid):
-        os.kill(pid, signal.SIGKILL)
-    vsensor.wait(10)
-
-
 def _start_sensor(world: World, *interfaces: str, **changes: str | None) -> Sensor:
     return world.start_sensor(*interfaces, changes={"VSENSOR_HOSTNAME": BALANCER, **changes})
 
@@ -143,9 +134,9 @@ def test_a_direct_vsensor_that_is_killed_at_rest_is_replaced_by_the_balancers_ne
     sensor = _start_sensor(world, "cap0", OSSENSOR_DEBUG="2")
     world.send("cap0", 5000)
     balanced.start(OTHER)
-    proc.eventually("all is acknowledged", lambda: _delivered(sensor) == 5000, timeout_s=30)
+    proc.eventually("all is acknowledged", lambda: _delivered(sensor) == 5000)
 
-    _kill_all_of(direct)
+    direct.kill_all()
     world.send("cap0", 5000, first=5000)
     sensor.wait_for(COMES_BACK)
     assert sensor.terminate()[0] == 0
@@ -164,16 +155,16 @@ def test_one_that_is_killed_under_load_loses_nothing_and_doubles_only_what_it_st
     balanced = Balanced(world, DIRECT, OTHER)
     direct = balanced.start(DIRECT, "--advertise", f"{DIRECT}:{PORT}")
     world.add_link("cap0")
-    sensor = _start_sensor(world, "cap0", OSSENSOR_DEBUG="2", OSSENSOR_BATCH_MS="20")
+    sensor = _start_sensor(world, "cap0", OSSENSOR_DEBUG="2", **unread_for(20))
     sender = world.sender("cap0", per_second=10_000)
     sensor.wait_for(GOES_DIRECT)
     balanced.start(OTHER)
-    proc.eventually("it delivers", lambda: _delivered(sensor) >= 20_000, timeout_s=30)
+    proc.eventually("it delivers", lambda: _delivered(sensor) >= 20_000)
 
-    _kill_all_of(direct)
+    direct.kill_all()
     sensor.wait_for(COMES_BACK)
     before = _delivered(sensor)
-    proc.eventually("the other one gets some", lambda: _delivered(sensor) >= before + 20_000, timeout_s=30)
+    proc.eventually("the other one gets some", lambda: _delivered(sensor) >= before + 20_000)
     sent = sender.stop()
     assert sensor.terminate()[0] == 0
 
@@ -198,15 +189,15 @@ def test_an_address_that_cannot_be_reached_costs_nothing_and_is_used_once_it_can
     sensor = _start_sensor(world, "cap0", OSSENSOR_DEBUG="2")
     world.send("cap0", 5000)
     failed = sensor.wait_for(NO_USE)
-    proc.eventually("the balancer serves", lambda: _delivered(sensor) == 5000, timeout_s=30)
+    proc.eventually("the balancer serves", lambda: _delivered(sensor) == 5000)
 
     world.collector.run("nft", "delete table inet closed")
-    sensor.wait_for(GOES_DIRECT, timeout_s=60)
+    sensor.wait_for(GOES_DIRECT)
     world.send("cap0", 5000, first=5000)
-    proc.eventually("the direct address serves", lambda: _delivered(sensor) == 10_000, timeout_s=30)
+    proc.eventually("the direct address serves", lambda: _delivered(sensor) == 10_000)
     world.collector.run("nft", _closed(how))
     world.send("cap0", 5000, first=10_000)
-    sensor.wait_for(COMES_BACK, timeout_s=60)  # an attempt waits half a minute for its reply
+    sensor.wait_for(COMES_BACK)  # an attempt waits half a minute for its reply
     assert sensor.terminate()[0] == 0
 
     print(f"{balanced.connections()}; {failed['why']}")

@@ -12,7 +12,7 @@ from harness.world import World, tag_for
 
 from ossensor import pcapng
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 # Around Ethernet's least and most, a jumbo frame, and the largest that a veth of 65,535 takes.
 SIZES = (14, 15, 59, 60, 61, 1514, 1518, 9014, 65_226, 65_549)

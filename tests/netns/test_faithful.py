@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import proc
 from harness.namespaces import address, wire
 from harness.world import World
 
@@ -28,20 +27,20 @@ _PAYLOAD = "88b5" + bytes(range(100)).hex()
 
 # Both ends run in namespaces that the test made; the client is the application beside the sensor.
 _SERVER = """
-import socket, threading
-def serve(family, host):
-    with socket.create_server((host, 7000), family=family) as server:
-        print("ready", flush=True)
-        peer, _ = server.accept()
-        with peer:
-            while peer.recv(1 << 20):
-                pass
-            peer.sendall(bytes(3_000_000))
+import socket, sys, threading
+def serve(server):
+    peer, _ = server.accept()
+    with peer:
+        while peer.recv(1 << 20):
+            pass
+        peer.sendall(bytes(3_000_000))
 ends = ((socket.AF_INET, "10.8.0.2"), (socket.AF_INET6, "fd00:8::2"))
-threads = [threading.Thread(target=serve, args=end) for end in ends]
+servers = [socket.create_server((host, 7000), family=family) for family, host in ends]
+threads = [threading.Thread(target=serve, args=(server,)) for server in servers]
 [t.start() for t in threads]
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
     udp.bind(("10.8.0.2", 7001))
+    print("ready", file=sys.stderr)
     data, peer = udp.recvfrom(2000)
     udp.sendto(data, peer)
 [t.join() for t in threads]
@@ -119,8 +118,7 @@ def test_tshark_sees_bad_checksums_of_local_connections_only_when_they_are_not_c
         address(namespace, "cap0", f"10.8.0.{end}/24", f"fd00:8::{end}/64")
     world.start_vsensor()
     sensor = world.start_sensor("cap0", changes={"OSSENSOR_COMPLETE_CHECKSUMS": str(complete).lower()})
-    world.start(world.generator, sys.executable, "-c", _SERVER)
-    proc.eventually("the server listens", lambda: world.generator.listens(7000))
+    world.start(world.generator, sys.executable, "-c", _SERVER).wait_for_line("ready")
 
     world.sensor.run(sys.executable, "-c", _CLIENT)
     sensor.wait_for("uploader ready")

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from harness import frames, proc
 from harness.programs import OSSENSOR
-from harness.world import World
+from harness.world import World, unread_for
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
@@ -19,15 +19,15 @@ def test_b6_a_vsensor_that_forgot_everything_gets_what_it_had_not_acknowledged_a
 ) -> None:
     world.add_link("cap0")
     vsensor = world.start_vsensor()
-    sensor = world.start_sensor("cap0", changes={"OSSENSOR_BATCH_MS": "20"})
+    sensor = world.start_sensor("cap0", changes=unread_for(20))
     sender = world.sender("cap0", per_second=PER_SECOND)
     proc.eventually("it stores for a while", lambda: world.holds("cap0", PER_SECOND))
 
     vsensor.close()  # SIGKILL of all of it
-    before = world.stored_numbers("cap0")
+    before = world.stored_numbers("cap0", finished=False)
     world.store.rename(world.folder / "before")
     world.start_vsensor()
-    proc.eventually("the new one stores for a while", lambda: world.holds("cap0", PER_SECOND), timeout_s=60)
+    proc.eventually("the new one stores for a while", lambda: world.holds("cap0", PER_SECOND))
     sent = sender.stop()
     assert sensor.terminate()[0] == 0
     after = world.stored_numbers("cap0")

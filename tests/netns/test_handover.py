@@ -20,7 +20,7 @@ from harness.manager import Manager, manager
 from harness.programs import Sensor
 from harness.world import PORT, World
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PER_SECOND = 100_000
 RESTARTS = 50 if os.environ.get("OSSENSOR_CHAOS") else 5
@@ -43,10 +43,11 @@ def _killed(sensor: Sensor, rng: random.Random) -> None:
     time.sleep(rng.uniform(0.0, 0.5))  # the random moment is the test
     processes = proc.tree(sensor.pid)
     sensor.signal(signal.SIGKILL)
-    sensor.wait(10)
+    sensor.wait()
     proc.eventually("its children are gone, too", lambda: not any(map(proc.alive, processes)))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("end", [pytest.param(_terminated, id="restart"), pytest.param(_killed, id="SIGKILL")])
 def test_restarts_under_load_lose_no_packet_and_store_none_twice(
     world: World, open_folder: Path, tmp_path: Path, end: Callable[[Sensor, random.Random], None]
@@ -61,7 +62,7 @@ def test_restarts_under_load_lose_no_packet_and_store_none_twice(
     with manager(open_folder) as systemd:
         sensor = _start(world, systemd)
         load = flood.Flood(world.generator, "cap0", pcap, per_second=PER_SECOND, loops=1000)
-        proc.eventually("the flood", lambda: world.arrived("cap0") > PER_SECOND // 10, timeout_s=60)
+        proc.eventually("the flood", lambda: world.arrived("cap0") > PER_SECOND // 10)
         began_s, before = time.monotonic(), world.arrived("cap0")
         epochs = {sensor.records("capturing")[0]["epoch"]}
         for _ in range(RESTARTS):
@@ -196,7 +197,7 @@ def test_what_is_no_legacy_is_given_back_and_said(world: World, open_folder: Pat
     world.add_link("cap0")
     with manager(open_folder) as systemd:
         stranger = os.memfd_create("stranger")
-        systemd._take(["FDSTORE=1", "FDNAME=stranger"], [stranger])
+        systemd.take(["FDSTORE=1", "FDNAME=stranger"], [stranger])
         sensor = _start(world, systemd)
 
         assert sensor.records("descriptors of an earlier life are of no use", name="stranger")

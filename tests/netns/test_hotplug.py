@@ -34,7 +34,7 @@ def test_an_interface_is_captured_when_it_appears_left_when_it_goes_and_captured
     world.add_link("cap9")  # until now no interface matched: it has to have waited for one
     _captured_as(world, sensor, "cap9")
     world.send("cap9", 100)
-    proc.eventually("frames of the new interface are stored", lambda: world.holds("cap9", 100), timeout_s=30)
+    proc.eventually("frames of the new interface are stored", lambda: world.holds("cap9", 100))
 
     first = sensor.one(worker)
     world.remove_link("cap9")
@@ -46,7 +46,7 @@ def test_an_interface_is_captured_when_it_appears_left_when_it_goes_and_captured
     world.add_link("cap9")
     _captured_as(world, sensor, "cap9")
     world.send("cap9", 100, first=100)
-    proc.eventually("frames of the interface that is back are stored", lambda: world.holds("cap9", 200), timeout_s=30)
+    proc.eventually("frames of the interface that is back are stored", lambda: world.holds("cap9", 200))
 
     assert sensor.terminate()[0] == 0
     assert frames.verdict(range(200), world.stored_numbers("cap9")) == ""
@@ -76,14 +76,14 @@ def test_sighup_with_a_new_exclude_pattern_stops_one_interface_and_loses_nothing
     staying, leaving = sensor.one(worker_of("cap0")), sensor.one(worker_of("cap1"))
     sender = world.sender("cap0", per_second=2000)
     world.send("cap1", 100)
-    proc.eventually("both are stored", lambda: world.holds("cap1", 100) and world.holds("cap0", 1), timeout_s=30)
+    proc.eventually("both are stored", lambda: world.holds("cap1", 100) and world.holds("cap0", 1))
 
     world.config.write_text("NETWORK_DEVICE_INCLUDELIST=^cap\nNETWORK_DEVICE_EXCLUDELIST=^cap1$\n")
     os.kill(sensor.pid, signal.SIGHUP)
     proc.eventually("the excluded interface's worker ends", lambda: not proc.alive(leaving))
     world.send("cap1", 100, first=100)
     sent_by_then = world.arrived("cap0")
-    proc.eventually("more frames on the other", lambda: world.holds("cap0", sent_by_then + 1000), timeout_s=30)
+    proc.eventually("more frames on the other", lambda: world.holds("cap0", sent_by_then + 1000))
     sent = sender.stop()
     assert sensor.named(worker_of("cap0")) == [staying]
     code, _ = sensor.terminate()

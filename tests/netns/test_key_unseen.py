@@ -30,7 +30,7 @@ _NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
 def _files(program: Program, *names: str) -> dict[str, bytes]:
     """These files of /proc of the program and everything below it."""
     return {
-        f"{name} of {proc.comm(pid)} {pid}": Path(f"/proc/{pid}/{name}").read_bytes()
+        f"{name} of {proc.comm(pid)} {pid}": proc.read_bytes(pid, name)
         for pid in proc.tree(program.pid)
         for name in names
     }

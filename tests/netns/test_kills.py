@@ -15,9 +15,9 @@ from itertools import pairwise
 import pytest
 from harness import frames, proc
 from harness.programs import OSSENSOR, UPLOADER, worker_of
-from harness.world import World
+from harness.world import World, unread_for
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
 # About 0.1 MB/s: half a minute without a worker, its longest back-off, fills a fifth of the 16 MiB of ring.
 PER_SECOND = 500
@@ -30,7 +30,7 @@ MOST_REPEATS_A_KILL = 5  # what can be on its way: four requests, and the one th
 
 def _await_progress(world: World) -> None:
     before = world.stored_bytes("cap0")
-    proc.eventually("the store grows again", lambda: world.stored_bytes("cap0") > before, timeout_s=60)
+    proc.eventually("the store grows again", lambda: world.stored_bytes("cap0") > before)
 
 
 def _holes(stored: list[int], sent: int) -> list[int]:
@@ -46,7 +46,7 @@ def test_a2_100_kills_of_the_uploader_and_20_of_the_vsensor_lose_nothing_and_sto
     rng = random.Random(seed)
     world.add_link("cap0")
     vsensor = world.start_vsensor()
-    sensor = world.start_sensor("cap0", changes={"OSSENSOR_BATCH_MS": "20", "OSSENSOR_DEBUG": "3"})
+    sensor = world.start_sensor("cap0", changes={**unread_for(20), "OSSENSOR_DEBUG": "3"})
     worker = sensor.one(worker_of("cap0"))
     sender = world.sender("cap0", per_second=MANY_PER_SECOND)
     _await_progress(world)
@@ -87,6 +87,7 @@ def test_a2_100_kills_of_the_uploader_and_20_of_the_vsensor_lose_nothing_and_sto
     assert 1 <= repeats <= MOST_REPEATS_A_KILL * (UPLOADER_KILLS + VSENSOR_KILLS)
 
 
+@pytest.mark.alone
 def test_ten_kills_of_a_worker_repeat_nothing_and_count_what_its_kernel_ring_held(world: World) -> None:
     world.add_link("cap0")
     world.start_vsensor()
@@ -114,7 +115,7 @@ def test_ten_kills_of_a_worker_repeat_nothing_and_count_what_its_kernel_ring_hel
     # seconds of a worker's back-off at any rate. What comes after that the kernel drops, and counts.
     assert books["received"] == len(stored) + lost + books["kernel_drops"]
     # Each missing frame is counted; those of the moment when both rings are open are counted though they are stored.
-    assert sent <= books["received"] <= sent + KILLS * PER_SECOND // 10
+    assert sent <= books["received"] <= sent + KILLS * PER_SECOND // 5
 
 
 @pytest.mark.parametrize("why", ["the interface is deleted", "the sensor stops"])
@@ -138,7 +139,7 @@ def test_a_worker_that_is_killed_while_it_reads_the_rest_has_a_successor_that_do
         sensor.signal(signal.SIGTERM)
         sensor.wait_for("draining")
         os.kill(worker, signal.SIGKILL)
-        assert sensor.wait(30) == 0
+        assert sensor.wait() == 0
 
     found = json.loads(world.collector.run(OSSENSOR, "audit", world.store, "--json"))
     assert sensor.books() == {"received": 1100, "kernel_drops": 0, "delivered": 1100, "in_flight": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from harness import flood, frames, proc
@@ -92,14 +93,9 @@ def _books(sensor: Sensor, interface: str) -> dict[str, int]:
     return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", line)}
 
 
-def _status(world: World) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(world.sensor.run(OSSENSOR, "status", "--json", env=world.settings({})))
-    return document
-
-
 def _counts(world: World) -> dict[str, int]:
     """What the sensor says of cap0 while it runs."""
-    (interface,) = [one for one in _status(world)["interfaces"] if one["name"] == "cap0"]
+    (interface,) = [one for one in world.status()["interfaces"] if one["name"] == "cap0"]
     return dict(interface)
 
 
@@ -124,7 +120,7 @@ def test_a11_tenfold_overload_ends_no_process_and_takes_85_percent_of_the_limit_
     world.sensor.run(*LINE.split())
     load = flood.Flood(world.generator, "cap0", pcap, per_second=PER_SECOND, loops=1_000_000)
 
-    proc.eventually("what memory holds is full", lambda: _counts(world)["kernel_drops"], timeout_s=60)
+    proc.eventually("what memory holds is full", lambda: _counts(world)["kernel_drops"])
     time.sleep(SETTLES_S)
     settled_s, settled_bytes = time.monotonic(), cgroup.used_bytes
     time.sleep(LASTS_S - SETTLES_S)  # the overload itself
@@ -137,7 +133,7 @@ def test_a11_tenfold_overload_ends_no_process_and_takes_85_percent_of_the_limit_
     world.sensor.run(*["tc", "qdisc", "delete", "dev", "up0", "root"])
     # Each connection finds out when its next retransmission is due: after such a line, that may be longer than a stop.
     proc.eventually(
-        "what waited is delivered", lambda: _status(world)["uploader"]["said"]["waiting_batches"] == 0, timeout_s=60
+        "what waited is delivered", lambda: world.status()["uploader"]["said"]["waiting_batches"] == 0, timeout_s=300
     )
     code, _ = sensor.terminate()
 
@@ -159,6 +155,17 @@ def test_a11_tenfold_overload_ends_no_process_and_takes_85_percent_of_the_limit_
         assert grown_bytes <= GROWTH_BYTES_A_MINUTE * took_s / 60
 
 
+def _limited(cgroup: MemoryCgroup) -> bool:
+    """Whether it may use no more than it does. What it has come to use between the two looks, the kernel may refuse."""
+    try:
+        cgroup.limit(cgroup.used_bytes)
+    except OSError as e:
+        if e.errno != errno.EBUSY:
+            raise
+        return False
+    return True
+
+
 def test_a11_what_the_kernel_ends_for_want_of_memory_is_a_child_whose_successor_goes_on(
     cgroup: MemoryCgroup, world: World
 ) -> None:
@@ -168,12 +175,12 @@ def test_a11_what_the_kernel_ends_for_want_of_memory_is_a_child_whose_successor_
     sender = world.sender("cap0", per_second=2_000)
     proc.eventually("the first frames are stored", lambda: world.holds("cap0", 10))
     scores = {proc.comm(pid): int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in proc.tree(sensor.pid)}
-    cgroup.limit(cgroup.used_bytes)
+    proc.eventually("no more than it has", lambda: _limited(cgroup))
     sensor.strike(worker_of("cap0"))  # a successor needs memory
-    proc.eventually("somebody is ended", lambda: cgroup.kills, timeout_s=30)
+    proc.eventually("somebody is ended", lambda: cgroup.kills)
     cgroup.limit(LIMIT_BYTES)
     stored = world.stored_bytes("cap0")
-    proc.eventually("the store grows again", lambda: world.stored_bytes("cap0") > stored, timeout_s=60)
+    proc.eventually("the store grows again", lambda: world.stored_bytes("cap0") > stored)
     sent = sender.stop()
 
     assert sensor.terminate()[0] == 0  # it is the same supervisor

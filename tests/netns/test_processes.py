@@ -6,6 +6,8 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
@@ -14,7 +16,7 @@ from harness.namespaces import in_user_namespace
 from harness.programs import UPLOADER, Sensor, worker_of
 from harness.world import World
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 NOBODY = "65534"
 _NO_CHANGES: Mapping[str, str] = MappingProxyType({})
@@ -30,26 +32,39 @@ def _running(world: World, *, under: tuple[str, ...] = (), changes: Mapping[str,
     return sensor
 
 
+@pytest.fixture(scope="module")
+def costs(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]) -> dict[str, idle.Cost]:
+    """Of a sensor without Antigena and of one with it, each in a world of its own, watched at the same time."""
+    with ExitStack() as stack:
+        idlers = {}
+        for antigena in ("false", "true"):
+            world = stack.enter_context(World(tmp_path_factory.mktemp(f"antigena-{antigena}"), certificate))
+            world.add_link("cap1", "cap2")
+            sensor = _running(world, changes={"ANTIGENA_ENABLED": antigena})
+            for name in ("cap1", "cap2"):
+                sensor.wait_for("capturing", interface=name)
+            idlers[antigena] = world, sensor
+
+        def settled() -> bool:
+            before_s = [proc.cpu_s(sensor.pid) for _, sensor in idlers.values()]
+            time.sleep(1)
+            after_s = [proc.cpu_s(sensor.pid) for _, sensor in idlers.values()]
+            return all(after - before < 0.1 for before, after in zip(before_s, after_s, strict=True))
+
+        proc.eventually("start-up is over", settled)
+        return dict(zip(idlers, idle.costs(*idlers.values()), strict=True))
+
+
 # With Antigena the vSensor is asked every ANTIGENA_TIME_PERIOD, 5 s: a request and its signed reply, one wake a second.
-@pytest.mark.parametrize("antigena, wakes_per_s, times_the_peer", [("false", 0.6, 7.5), ("true", 0.85, 11.0)])
+@pytest.mark.alone
+@pytest.mark.parametrize("antigena, wakes_per_s, times_the_peer", [("false", 0.65, 7.5), ("true", 0.85, 11.0)])
 def test_idle_its_processes_wake_some_every_other_second_and_do_little_then(
-    world: World, antigena: str, wakes_per_s: float, times_the_peer: float
+    costs: dict[str, idle.Cost], antigena: str, wakes_per_s: float, times_the_peer: float
 ) -> None:
-    world.add_link("cap1", "cap2")
-    sensor = _running(world, changes={"ANTIGENA_ENABLED": antigena})
-    for name in ("cap1", "cap2"):
-        sensor.wait_for("capturing", interface=name)
+    found = costs[antigena]
 
-    def settled() -> bool:
-        before = proc.cpu_s(sensor.pid)
-        time.sleep(1)
-        return proc.cpu_s(sensor.pid) - before < 0.1
-
-    proc.eventually("start-up is over", settled, timeout_s=20)
-    found = idle.cost(world, sensor)
-
-    # Measured 0.52 (0.72 with Antigena), to the digit, at any hour, and 3.4 to 5.1 times (7.1); on a quiet machine
-    # 0.3 % of a core.
+    # Measured 0.52 (0.72 with Antigena), to the digit, at any hour, or 0.60 (0.80) where two windows of three have the
+    # statistics of each ten seconds; and 3.4 to 5.1 times (7.1); on a quiet machine 0.3 % of a core.
     assert found.wakes_per_s < wakes_per_s
     assert found.times_the_peer < times_the_peer
 
@@ -79,10 +94,8 @@ def test_as_process_1_it_reaps_strangers_and_honours_sigterm(world: World) -> No
 
     proc.eventually("they are reaped", lambda: not set(strangers) & set(proc.children(init)))
     assert sensor.records("worker died") == []
-    start = time.monotonic()
     os.kill(init, signal.SIGTERM)
-    assert sensor.wait(timeout_s=30) == 0
-    assert time.monotonic() - start < 5
+    assert sensor.wait() == 0  # in how long: test_stop.py
 
 
 def _named(parent: int, name: str, count: int) -> list[int]:

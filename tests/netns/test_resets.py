@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -37,7 +38,7 @@ from harness.resets import (
     ways,
 )
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,7 @@ def enforcing(hosts: Hosts) -> Iterator[Enforcing]:
         yield one
 
 
+CLIENTS: Final = 100  # at a time
 ATTEMPTS: Final = 5000 if os.environ.get("OSSENSOR_CHAOS") else 500
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 # Who opens; who speaks first after the order.
@@ -142,19 +144,34 @@ def test_a_connection_is_reported_closed_once_its_silence_proves_it(
     pair.close()
 
 
+def syns_again(namespace: Namespace) -> int:
+    """How many SYNs the kernel has sent a second time."""
+    names, counts = (
+        line.split()
+        for line in Path(f"/proc/{namespace.pid}/net/netstat").read_text().splitlines()
+        if line.startswith("TcpExt:")
+    )
+    return int(counts[names.index("TCPSynRetrans")])
+
+
 @FAMILIES
 def test_attempts_at_a_quarantined_device_that_does_not_answer_are_all_refused(
     hosts: Hosts, enforcing: Enforcing, family: int
 ) -> None:
     enforcing.order({"id": "q", "kind": "quarantine", "source": {"network": SENSOR[family]}, "direction": "outgoing"})
-    errors = []
+    errors, before = [], syns_again(hosts.sensor)
     for _ in range(500):
         with made(hosts.sensor, SENSOR[family], STREAM) as opener:
             errors.append(opener.connect_ex((NOBODY[family], 443)))
 
     assert errors == [errno.ECONNREFUSED] * 500
     tally = enforcing.report()["q"]
-    assert (tally["matched"], tally["sent_to_source"], tally["sent_to_destination"]) == (500, 500, 500)
+    # A SYN that is not answered for a second is sent again, and answered again.
+    again = syns_again(hosts.sensor) - before
+    print(f"{again} SYNs were sent again")
+    assert tally["matched"] == 500
+    assert 500 <= tally["sent_to_source"] <= 500 + again
+    assert 500 <= tally["sent_to_destination"] <= 500 + again
 
 
 def served(listener: socket.socket) -> None:
@@ -181,8 +198,8 @@ def attempted(of: Namespace, here: str, listener: socket.socket) -> str:
 
 def attempts(hosts: Hosts, family: int, count: int, *, outward: bool) -> Counter[str]:
     of, here, to, there = ways(hosts, family, outward=outward)
-    with made(to, there, STREAM) as listener, ThreadPoolExecutor(50) as clients:
-        listener.listen(100)
+    with made(to, there, STREAM) as listener, ThreadPoolExecutor(CLIENTS) as clients:
+        listener.listen(CLIENTS)
         server = threading.Thread(target=served, args=(listener,))
         server.start()
         ends = Counter(clients.map(lambda _: attempted(of, here, listener), range(count)))
@@ -191,6 +208,7 @@ def attempts(hosts: Hosts, family: int, count: int, *, outward: bool) -> Counter
     return ends
 
 
+@pytest.mark.alone
 @FAMILIES
 @WAYS
 def test_no_attempt_at_a_quarantined_device_gets_an_answer_over_a_wire_that_has_a_length(
@@ -212,12 +230,16 @@ def test_over_a_wire_without_length_an_answer_may_be_quicker_and_each_attempt_is
 ) -> None:
     """A sensor beside the wire is told of a handshake when it is over. How many got an answer first is printed."""
     enforcing.order({"id": "q", "kind": "quarantine", "source": {"network": SENSOR[family]}})
-    ends = attempts(hosts, family, 500, outward=outward)
+    ends = Counter[str]()
+    for seen in range(
+        50, 501, 50
+    ):  # so many at a time as fit a watch when the enforcer sees none of them before their end
+        ends += attempts(hosts, family, 50, outward=outward)
+        # A good many may be waiting for their turn still.
+        proc.eventually("each is seen", lambda: enforcing.report()["q"]["matched"] == seen)  # noqa: B023
     print(dict(ends))
 
     assert set(ends) <= {"ECONNREFUSED", "ECONNRESET", "answer to request"}
-    # A good many may be waiting for their turn still.
-    proc.eventually("each is seen", lambda: enforcing.report()["q"]["matched"] == 500)
 
 
 @FAMILIES

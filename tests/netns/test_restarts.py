@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import pytest
 from harness import frames, proc
 from harness.programs import UPLOADER, Sensor, worker_of
-from harness.world import World
+from harness.world import World, unread_for
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -67,7 +67,7 @@ def test_a12_restarts_of_a_worker_leave_no_descriptor_no_thread_and_no_memory_be
     world.start_vsensor()
     # zstd's memory follows the largest batch that each of four senders has had, up to 1.4 MiB each (compression.py).
     # What waits in the ring after a death makes batches larger: so it grows for hundreds of deaths, and is not theirs.
-    sensor = world.start_sensor("cap0", changes={"OSSENSOR_BATCH_MS": "20", "OSSENSOR_COMPRESSION": "off"})
+    sensor = world.start_sensor("cap0", changes={**unread_for(20), "OSSENSOR_COMPRESSION": "off"})
     sender = world.sender("cap0", per_second=PER_SECOND)
     proc.eventually("the first frames are stored", lambda: world.holds("cap0", 10))
     worker = sensor.kill(WORKER)  # what is loaded for a first death is there from then on

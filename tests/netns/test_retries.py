@@ -12,7 +12,7 @@ import pytest
 from harness import fickle, frames, proc
 from harness.captures import read_pcapng
 from harness.programs import KEY, Program, Sensor, environment
-from harness.world import PORT, World, tag_for
+from harness.world import PORT, World, tag_for, unread_for
 
 from ossensor.transport.protocol import Outcome
 
@@ -56,7 +56,7 @@ def test_b4_every_refusal_that_passes_is_tried_again_and_every_signed_one_that_d
     world.add_link(*INTERFACES)
     vsensor = _start(world, certificate, kept, seed)
     try:
-        changes = {"OSSENSOR_BATCH_MS": str(BATCH_MS), "OSSENSOR_DEBUG": "3", "OSSENSOR_COMPRESSION": "off"}
+        changes = {**unread_for(BATCH_MS), "OSSENSOR_DEBUG": "3", "OSSENSOR_COMPRESSION": "off"}
         sensor = world.start_sensor(*INTERFACES, changes=changes)
         senders = [world.sender(name, per_second=PER_SECOND) for name in INTERFACES]
 
@@ -71,7 +71,7 @@ def test_b4_every_refusal_that_passes_is_tried_again_and_every_signed_one_that_d
             ends = [record for record in vsensor.records("answered") if record["ends"]]
             return sum(record["packets"] for record in ends) >= sum(sent.values())
 
-        proc.eventually("each batch has come to its end", all_ended, timeout_s=60)
+        proc.eventually("each batch has come to its end", all_ended)
         code, _ = sensor.terminate()
     finally:
         vsensor.close()

@@ -15,7 +15,7 @@ PER_SECOND = 2000
 
 def _stored_more(world: World) -> None:
     before = world.stored_bytes("cap0")
-    proc.eventually("the store grows again", lambda: world.stored_bytes("cap0") > before, timeout_s=60)
+    proc.eventually("the store grows again", lambda: world.stored_bytes("cap0") > before)
 
 
 def test_a_key_is_changed_without_a_gap_and_the_old_one_is_dead_afterwards(world: World) -> None:
@@ -58,7 +58,7 @@ def test_e2_a_sensor_with_a_wrong_key_is_refused_again_and_again_and_no_process_
     def refusals() -> set[str]:
         return {record["time"] for record in sensor.records("registration") if "status 401" in record["answer"]}
 
-    proc.eventually("refusals", lambda: len(refusals()) >= 5, timeout_s=60)
+    proc.eventually("refusals", lambda: len(refusals()) >= 5)
     after = proc.tree(sensor.pid)
     assert sensor.terminate()[0] == 0
 

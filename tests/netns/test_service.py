@@ -55,20 +55,21 @@ def test_a_stopped_supervisor_feeds_no_watchdog(world: World, open_folder: Path)
     world.add_link("cap0")
     with manager(open_folder) as systemd:
         sensor = world.start_sensor("cap0", changes=systemd.environment)
-        proc.eventually("two meals", lambda: systemd.heard().count("WATCHDOG=1") == 2, timeout_s=WATCHDOG_S)
+        proc.eventually("two meals", lambda: systemd.heard().count("WATCHDOG=1") >= 2)
         sensor.signal(signal.SIGSTOP)
-        before = len(systemd.heard())
+        proc.eventually("it is stopped", lambda: proc.status(sensor.pid)["State"].startswith("T"))
+        before = systemd.heard()
 
-        assert not proc.happened(lambda: len(systemd.heard()) > before, WATCHDOG_S / 2)
+        assert not proc.happened(lambda: systemd.heard() != before, WATCHDOG_S / 2)
         sensor.signal(signal.SIGCONT)
-        proc.eventually("another", lambda: systemd.heard().count("WATCHDOG=1") == 3, timeout_s=WATCHDOG_S)
+        proc.eventually("another", lambda: systemd.heard().count("WATCHDOG=1") > before.count("WATCHDOG=1"))
 
 
 def test_a_refusal_is_the_last_word_to_the_manager(world: World, open_folder: Path) -> None:
     with manager(open_folder) as systemd:
         sensor = world.start_sensor(changes={**systemd.environment, "NETWORK_DEVICE_INCLUDELIST": "eth["})
 
-        assert sensor.wait(20) == 78
+        assert sensor.wait() == 78
         (line,) = systemd.heard()
         assert line.startswith("STATUS=refused to start: NETWORK_DEVICE_INCLUDELIST: got 'eth[': ")
 
@@ -111,15 +112,16 @@ def test_it_lives_a_whole_life_inside_what_its_unit_allows(world: World, open_fo
         world.send("cap0", 500)  # nobody is there yet: an outage, and its end
         world.start_vsensor()
         world.send("cap1", 500)
-        proc.eventually("all is stored", lambda: world.holds("cap0", 500) and world.holds("cap1", 500), timeout_s=60)
+        proc.eventually("all is stored", lambda: world.holds("cap0", 500) and world.holds("cap1", 500))
         world.remove_link("cap1")
         sensor.wait_for("interface no longer captured: deleted", interface="cap1")
-        (supervisor,) = [pid for pid in proc.tree(sensor.pid) if proc.comm(pid) == "ossensor-sup"]
+        # A child is called so, too, until it has told its own name.
+        supervisor = next(pid for pid in proc.tree(sensor.pid) if proc.comm(pid) == "ossensor-sup")
         capabilities = {name: proc.status(supervisor)[name] for name in ("CapEff", "CapPrm", "CapBnd", "NoNewPrivs")}
         subprocess.run(["kill", "-HUP", str(supervisor)], check=True)
         sensor.wait_for("settings read again")
         subprocess.run(["kill", "-TERM", str(supervisor)], check=True)
-        assert sensor.wait(30) == 0
+        assert sensor.wait() == 0
     made = set(re.findall(r"^\d+ +(\w+)\(", trace.read_text(), flags=re.MULTILINE))
     opened = set(re.findall(r"^\d+ +socket(?:pair)?\((AF_\w+)", trace.read_text(), flags=re.MULTILINE))
     (families,) = re.findall("^RestrictAddressFamilies=(.*)$", UNIT, flags=re.MULTILINE)

@@ -71,14 +71,14 @@ def test_c3_a_disk_that_fails_is_written_to_no_more_and_memory_keeps_what_it_was
     try:
         proc.eventually("strace is there", lambda: "TracerPid:\t0" not in Path(f"/proc/{uploader}/status").read_text())
         world.send("cap0", _COUNT)
-        sensor.wait_for_line("nothing more will be, until a restart", timeout_s=30)
+        sensor.wait_for_line("nothing more will be, until a restart")
     finally:
         tracer.terminate()
         tracer.communicate()
     assert list(folder.iterdir()) == []
 
     world.start_vsensor()
-    proc.eventually("all is stored", lambda: world.holds("cap0", _COUNT), timeout_s=60)
+    proc.eventually("all is stored", lambda: world.holds("cap0", _COUNT))
 
     assert sensor.terminate()[0] == 0
     (books,) = [line for line in sensor.lines if "books closed: " in line]

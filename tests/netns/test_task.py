@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from harness import proc
+from harness.programs import Sensor
 from harness.world import World
 
 from ossensor import __version__
@@ -34,17 +35,32 @@ def _names(world: World) -> set[str]:
     return {path.parent.parent.name for path in world.store.glob("*/cap0/*.pcapng")}
 
 
+def _of_the_task(world: World) -> Sensor:
+    """A sensor that has introduced itself by the id: it asks for a second at most, and a machine may stand still."""
+    others: set[str] = set()
+
+    def introduced() -> set[str]:
+        return {path.parent.name for path in world.store.glob("*/introduction.json")} - others
+
+    while len(others) < 3:
+        sensor = world.start_sensor("cap0", changes={"OSSENSOR_SENSOR_NAME": None, **TASK})
+        if ID in proc.eventually("it introduces itself", introduced):
+            return sensor
+        sensor.close()
+        others |= introduced()
+    raise AssertionError(f"it calls itself {others}")
+
+
 def test_the_task_names_the_sensor_also_after_a_reload_and_a_given_name_counts_more(world: World) -> None:
     world.add_link("cap0")
     world.start(world.collector, sys.executable, "-c", _AGENT)
     proc.eventually("the agent listens", lambda: world.collector.listens(8079))
     world.start_vsensor()
-    sensor = world.start_sensor("cap0", changes={"OSSENSOR_SENSOR_NAME": None, **TASK})
+    sensor = _of_the_task(world)
     sensor.signal(signal.SIGHUP)
     sensor.wait_for("settings read again", applied="nothing")
     world.send("cap0", 10)
     told = world.store / ID / "introduction.json"
-    proc.eventually("the vSensor is told", told.exists)
     assert sensor.terminate()[0] == 0
     assert _names(world) == {ID}
     said = json.loads(told.read_text())

@@ -48,14 +48,14 @@ def test_its_own_upload_is_never_captured_also_after_the_vsensor_moved_while_oth
         sensor = world.start_sensor(UPLINK, changes=changes)
         world.send(UPLINK, 200, by=world.collector)
         world.send(UPLINK, 200, first=200, by=world.sensor)
-        proc.eventually("traffic is stored", lambda: world.holds(UPLINK, 400), timeout_s=30)
+        proc.eventually("traffic is stored", lambda: world.holds(UPLINK, 400))
 
         old.terminate()
         hosts.write_text(_hosts(moved_to))
         world.start_vsensor(moved_to)
         world.send(UPLINK, 200, first=400, by=world.collector)
         world.send(UPLINK, 200, first=600, by=world.sensor)
-        proc.eventually("traffic is stored after the move", lambda: world.holds(UPLINK, 800), timeout_s=60)
+        proc.eventually("traffic is stored after the move", lambda: world.holds(UPLINK, 800))
         code, _ = sensor.terminate()
 
         assert code == 0

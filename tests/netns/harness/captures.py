@@ -17,7 +17,7 @@ from harness.namespaces import Namespace, in_user_namespace
 
 _SECTION, _INTERFACE, _STATISTICS, _PACKET = 0x0A0D0D0A, 1, 5, 6
 _LITTLE = b"\x4d\x3c\x2b\x1a"
-_LATE_S = 30  # for packets that never come; those that do are at most a second late, in the ring
+_LATE_S = 60  # for packets that never come
 _IF_NAME, _IF_TSRESOL = 2, 9
 
 
@@ -76,11 +76,24 @@ def _options(order: str, body: bytes) -> dict[int, bytes]:
     return found
 
 
-def read_pcapng(path: Path) -> list[Packet]:
+def read_pcapng(path: Path, *, finished: bool = True) -> list[Packet]:
     """The packets of a file of concatenated sections, in the file's order.
 
-    Fails unless every section is SHB, IDBs of Ethernet with a name and nanoseconds, EPBs, and one ISB per interface.
+    Fails unless every section is SHB, IDBs of Ethernet with a name and nanoseconds, EPBs, and one ISB per interface. Of
+    a file that is not finished, because its writer was killed, the last section may be cut, and then is left out.
     """
+    packets: list[Packet] = []
+    try:
+        for section in _sections(path):
+            packets += section
+    except CutShortError:
+        if finished:
+            raise
+    return packets
+
+
+def _sections(path: Path) -> Iterator[list[Packet]]:
+    """The packets of each section, once it is whole."""
     packets: list[Packet] = []
     names: list[str] = []
     statistics = 0
@@ -90,7 +103,7 @@ def read_pcapng(path: Path) -> list[Packet]:
             assert statistics == len(names), f"{path}: a section ended without its statistics"
             assert struct.unpack_from(f"{order}HH", body, 4) == (1, 0), f"{path}: not version 1.0"
             assert names or not begun, f"{path}: a section without an interface"
-            names, statistics, begun = [], 0, True
+            packets, names, statistics, begun = [], [], 0, True
         elif kind == _INTERFACE:
             assert struct.unpack_from(f"{order}H", body) == (1,), f"{path}: not Ethernet"
             options = _options(order, body[8:])
@@ -106,9 +119,10 @@ def read_pcapng(path: Path) -> list[Packet]:
         else:
             assert kind == _STATISTICS, f"{path}: unexpected block type {kind:#x}"
             statistics += 1
+            if statistics == len(names):
+                yield packets
     if statistics != len(names) or (begun and not names):
         raise CutShortError(f"{path}: the last section has no statistics")
-    return packets
 
 
 def tshark(path: Path, display_filter: str = "frame") -> int:

@@ -111,7 +111,7 @@ class MemoryCgroup(Memory):
         self._folder.rmdir()
 
     def limit(self, limit_bytes: int) -> None:
-        """From now on it is this."""
+        """From now on it is this. OSError with EBUSY when more is in use than the kernel can take back."""
         self._write(self._version.limit, limit_bytes)
 
     def _write(self, name: str, value: int) -> None:

@@ -57,7 +57,7 @@ class Cluster:
 
     def kill(self, n: int) -> None:
         self.servers[n].signal(signal.SIGKILL)
-        self.servers[n].wait(10)
+        self.servers[n].wait()
 
     def start(self, n: int) -> None:
         self.servers[n] = self._start(n)
@@ -81,7 +81,7 @@ class Cluster:
 
     def leader(self) -> int:
         """The number of the server that leads the stream, once one does."""
-        stream = proc.eventually("the stream has a leader", self.stream, timeout_s=30)
+        stream = proc.eventually("the stream has a leader", self.stream)
         return int((stream.get("cluster") or {}).get("leader", "n0")[1:])
 
     def messages(self) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from harness.inside import made
 from harness.namespaces import Namespace
+from harness.proc import HANGS_S
 
 
 class Pair(NamedTuple):
@@ -59,7 +60,7 @@ def connected(of: Namespace, here: str, to: Namespace, there: str, count: int = 
             opener = opened.enter_context(made(of, here, socket.SOCK_STREAM))
             opener.connect(listener.getsockname()[:2])
             acceptor = opened.enter_context(listener.accept()[0])
-            acceptor.settimeout(10)
+            acceptor.settimeout(HANGS_S)
             pairs.append(Pair(opener, acceptor))
         opened.pop_all()
         return pairs

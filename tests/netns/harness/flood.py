@@ -6,6 +6,7 @@ size lie at a fixed distance, so one slice is one byte of thousands of them.
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 from array import array
@@ -13,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.namespaces import Namespace
+from harness.proc import HANGS_S
 
 FRAME_BYTES = 64
-_CORE = "1"
 _ADDRESSES = bytes.fromhex("02f100d0000202f100d00001")
 _ETHERTYPE = b"\x88\xb5"  # IEEE 802 local experimental 1: nobody answers it
 _HEAD = _ADDRESSES + _ETHERTYPE
@@ -25,6 +26,11 @@ _PCAP_STRIDE = 16 + FRAME_BYTES
 _CHUNK = 1 << 16
 _EPB_STRIDE = 32 + FRAME_BYTES
 _EPB_DATA = 28
+
+
+def last_core() -> str:
+    """For taskset: each processor has its own receive backlog, and a sender that moved could see frames overtake."""
+    return str(max(os.sched_getaffinity(0)))
 
 
 def write_pcap(path: Path, frames: int) -> None:
@@ -49,7 +55,8 @@ class Flood:
     def __init__(self, namespace: Namespace, interface: str, pcap: Path, *, per_second: int, loops: int = 1) -> None:
         # Several frames a timer: one timer for each does not reach these rates.
         pace = [f"--pps={per_second}", f"--pps-multi={max(1, per_second // 10_000)}"]
-        argv = ["taskset", "-c", _CORE, "tcpreplay", "-q", "--preload-pcap", f"--loop={loops}", *pace, "-i", interface]
+        options = ["-q", "--preload-pcap", f"--loop={loops}", *pace, "-i", interface]
+        argv = ["taskset", "-c", last_core(), "tcpreplay", *options]
         self._process = subprocess.Popen(
             namespace.inside(*argv, pcap), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -59,7 +66,7 @@ class Flood:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.communicate(timeout=20)
+        self._process.communicate(timeout=HANGS_S)
 
 
 def numbers_in(path: Path) -> array[int]:

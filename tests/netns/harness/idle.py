@@ -18,7 +18,7 @@ from harness import proc
 from harness.programs import Program
 from harness.world import World
 
-WINDOWS, WINDOW_S = 5, 5.0
+WINDOWS, WINDOW_S = 3, 5.0
 _PEER = """
 import os, select, sys, time
 count = int(sys.argv[1])
@@ -41,8 +41,30 @@ class Cost(NamedTuple):
     wakes_per_s: float  # of each process
 
 
-def cost(world: World, program: Program) -> Cost:
-    """Watches the program, with nothing to do, for half a minute."""
+class _Pair(NamedTuple):
+    """The first processes of a program and of its peer, and how many processes each has."""
+
+    ours: int
+    theirs: int
+    count: int
+
+
+def costs(*idlers: tuple[World, Program]) -> list[Cost]:
+    """Watches programs that have nothing to do, all in the same quarter of a minute."""
+    pairs = [_beside(world, program) for world, program in idlers]
+    windows = [_window(pairs) for _ in range(WINDOWS)]
+    found = []
+    for pair, of_one in zip(pairs, zip(*windows, strict=True), strict=True):
+        found.append(Cost(*(statistics.median(figures) for figures in zip(*of_one, strict=True))))
+        print(
+            f"idle: {found[-1].share:.2%} of a core, {found[-1].times_the_peer:.2f} times what {pair.count} bare"
+            f" processes take, {found[-1].wakes_per_s:.2f} wakes/s each;"
+            f" windows {[round(one.times_the_peer, 2) for one in of_one]}"
+        )
+    return found
+
+
+def _beside(world: World, program: Program) -> _Pair:
     count = len(proc.tree(program.pid))
     peer = world.start(world.generator, sys.executable, "-c", _PEER, str(count))
     proc.eventually("the peer is there", lambda: len(proc.tree(peer.pid)) == count + 1)
@@ -52,14 +74,8 @@ def cost(world: World, program: Program) -> Cost:
         time.sleep(2)
         return proc.scheduled_s(peer.pid) - before_s < 2 * 0.001 * count
 
-    proc.eventually("the peer's start is over", settled, timeout_s=30)
-    windows = [_window(program.pid, peer.pid, count) for _ in range(WINDOWS)]
-    found = Cost(*(statistics.median(figures) for figures in zip(*windows, strict=True)))
-    print(
-        f"idle: {found.share:.2%} of a core, {found.times_the_peer:.2f} times what {count} bare processes take,"
-        f" {found.wakes_per_s:.2f} wakes/s each; windows {[round(one.times_the_peer, 2) for one in windows]}"
-    )
-    return found
+    proc.eventually("the peer's start is over", settled)
+    return _Pair(program.pid, peer.pid, count)
 
 
 def _wakes(pid: int) -> int:
@@ -68,9 +84,16 @@ def _wakes(pid: int) -> int:
     return sum(int(number) for thread in threads for number in _WAKES.findall((thread / "status").read_text()))
 
 
-def _window(ours: int, theirs: int, count: int) -> Cost:
-    before = proc.scheduled_s(ours), proc.scheduled_s(theirs), _wakes(ours), time.monotonic()
+def _look(pair: _Pair) -> tuple[float, float, int, float]:
+    return proc.scheduled_s(pair.ours), proc.scheduled_s(pair.theirs), _wakes(pair.ours), time.monotonic()
+
+
+def _window(pairs: list[_Pair]) -> list[Cost]:
+    before = [_look(pair) for pair in pairs]
     time.sleep(WINDOW_S)
-    after = proc.scheduled_s(ours), proc.scheduled_s(theirs), _wakes(ours), time.monotonic()
-    ours_s, theirs_s, wakes, wall_s = (late - early for early, late in zip(before, after, strict=True))
-    return Cost(ours_s / wall_s, ours_s / theirs_s, wakes / wall_s / count)
+    after = [_look(pair) for pair in pairs]
+    found = []
+    for pair, early, late in zip(pairs, before, after, strict=True):
+        ours_s, theirs_s, wakes, wall_s = (two - one for one, two in zip(early, late, strict=True))
+        found.append(Cost(ours_s / wall_s, ours_s / theirs_s, wakes / wall_s / pair.count))
+    return found

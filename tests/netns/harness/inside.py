@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.namespaces import Namespace
+from harness.proc import HANGS_S
 
 T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000  # sched.h
@@ -34,7 +35,7 @@ def made(namespace: Namespace, address: str, kind: socket.SocketKind, port: int 
     """A socket in the namespace, bound to the address."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = inside(namespace, lambda: socket.socket(family, kind))
-    sock.settimeout(10)
+    sock.settimeout(HANGS_S)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind((address, port))
     return sock

@@ -1,5 +1,8 @@
 """The part of systemd that a service sees: a notify socket, a watchdog, and the descriptor store.
 
+What was sent before a question is in its answer: a message leaves its socket and is taken in under one lock, and who
+asks waits until the socket is empty.
+
 What goes out to the next process goes as with systemd: from descriptor 3 on, with LISTEN_PID, LISTEN_FDS and
 LISTEN_FDNAMES. A small program fetches them and becomes the service: `under` is put before its command.
 """
@@ -7,6 +10,7 @@ LISTEN_FDNAMES. A small program fetches them and becomes the service: `under` is
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sys
 import threading
@@ -67,41 +71,57 @@ class Manager:
         return (sys.executable, "-c", _FETCH, str(self._folder / "handout"))
 
     def _listen(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # until it is shut, or closed
             while True:
-                message, fds, _, _ = socket.recv_fds(self._notify, 65_536, MOST_FDS)
-                self._take(message.decode().splitlines(), fds)
+                select.select([self._notify], [], [])
+                with self._lock:
+                    message, fds, _, _ = socket.recv_fds(self._notify, 65_536, MOST_FDS)
+                    if not message:
+                        return
+                    self.take(message.decode().splitlines(), fds)
 
-    def _take(self, lines: list[str], fds: list[int]) -> None:
+    def take(self, lines: list[str], fds: list[int]) -> None:
+        """What one message says."""
         values = dict(line.split("=", 1) for line in lines)
+        if "FDSTORE" in values:
+            self._kept += [(values["FDNAME"], fd) for fd in fds]
+        elif "FDSTOREREMOVE" in values:
+            for name, fd in [one for one in self._kept if one[0] == values["FDNAME"]]:
+                os.close(fd)
+                self._kept.remove((name, fd))
+        self._heard += lines
+
+    @contextmanager
+    def _up_to_date(self) -> Iterator[None]:
+        """All that was sent so far is taken in, and no more is while the block lasts."""
+
+        def empty() -> bool:
+            with self._lock:
+                return not select.select([self._notify], [], [], 0)[0]
+
+        proc.eventually("what was sent is heard", empty)
         with self._lock:
-            if "FDSTORE" in values:
-                self._kept += [(values["FDNAME"], fd) for fd in fds]
-            elif "FDSTOREREMOVE" in values:
-                for name, fd in [one for one in self._kept if one[0] == values["FDNAME"]]:
-                    os.close(fd)
-                    self._kept.remove((name, fd))
-            self._heard += lines
+            yield
 
     def _hand_out(self) -> None:
         with suppress(OSError):
             while True:
                 connection, _ = self._handout.accept()
-                with connection, self._lock:
+                with connection, self._up_to_date():
                     names = ":".join(name for name, _ in self._kept).encode() or b"-"
                     socket.send_fds(connection, [names], [fd for _, fd in self._kept])
 
     def kept(self, kind: str = "") -> list[str]:
         """The names of what is kept, one for each descriptor; of one kind, or all."""
-        with self._lock:
+        with self._up_to_date():
             return [name for name, _ in self._kept if name.startswith(kind)]
 
     def heard(self) -> list[str]:
         """Every line so far."""
-        with self._lock:
+        with self._up_to_date():
             return list(self._heard)
 
-    def wait_for(self, part: str, *, count: int = 1, timeout_s: float = 20) -> str:
+    def wait_for(self, part: str, *, count: int = 1, timeout_s: float = proc.HANGS_S) -> str:
         """The `count`th line with this part, once it is there."""
 
         def found() -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from harness.proc import eventually
+from harness.proc import HANGS_S, eventually
 
 # Silence: with IPv6 off and no address an interface sends nothing of its own. The namespace has its own /sys, or
 # programs would read about the machine's interfaces there; in a user namespace that mount may be refused.
@@ -73,7 +73,7 @@ class Namespace:
         enter = ["nsenter", f"--net=/proc/{self.pid}/ns/net", f"--mount=/proc/{self.pid}/ns/mnt", "--"]
         return [*enter, *map(str, argv)]
 
-    def run(self, *argv: str | Path, env: Mapping[str, str] | None = None, timeout_s: float = 60) -> str:
+    def run(self, *argv: str | Path, env: Mapping[str, str] | None = None, timeout_s: float = HANGS_S) -> str:
         """The command's standard output. Fails with both outputs unless it ends with 0."""
         done = subprocess.run(
             self.inside(*argv), capture_output=True, text=True, env=env, timeout=timeout_s, check=False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,14 @@ class Operator:
         """The list, by id."""
         return {one["action"]["id"]: one for one in self("list")["orders"]}
 
+    @staticmethod
+    def said_of(order: Mapping[str, Any]) -> dict[str, Any]:
+        """What the sensor has told of one of the list."""
+        return dict(order["sensors"].get(SENSOR_NAME, {}))
+
     def said(self, name: str = "one") -> dict[str, Any]:
         """What the sensor has told of the order."""
-        return dict(self.orders()[name]["sensors"].get(SENSOR_NAME, {}))
+        return self.said_of(self.orders()[name])
 
-    def counts(self) -> dict[str, int]:
-        return dict(self.said().get("counts", {}))
+    def counts(self, name: str = "one") -> dict[str, int]:
+        return dict(self.said(name).get("counts", {}))

@@ -22,7 +22,7 @@ OSSENSOR = Path(sys.prefix) / "bin" / "ossensor"
 KEY = "netns-8c1f4e0b7a9d4d2e9b6f-key"
 UPLOADER = "oss-upload"
 _TAIL_LINES = 60
-SHUT_IN_S = 10  # within which a child that was forked this moment has its filter
+SHUT_IN_S = proc.HANGS_S  # within which a child that was forked this moment has its filter
 
 
 def worker_of(interface: str) -> str:
@@ -43,6 +43,9 @@ class Program:
         self._process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self.pid = self._process.pid
         self.lines: list[str] = []
+        self._records: dict[str, list[dict[str, Any]]] = {}  # by message, of the first lines
+        self._read_lines = 0
+        self._lock = threading.Lock()
         self.expects_violations = False  # of what its processes may do
         self._reading = threading.Event()
         self._reading.set()
@@ -65,34 +68,44 @@ class Program:
 
     def records(self, message: str, **fields: object) -> list[dict[str, Any]]:
         """The log records so far with this message and these fields; lines that are no JSON objects are passed over."""
-        found = []
-        for line in list(self.lines):
+        with self._lock:
+            self._take_in()
+            found = list(self._records.get(message, ()))
+        return [record for record in found if all(record.get(name) == value for name, value in fields.items())]
+
+    def _take_in(self) -> None:
+        """Each line once: who waits for a record asks fifty times a second."""
+        fresh = self.lines[self._read_lines :]
+        self._read_lines += len(fresh)
+        for line in fresh:
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(record, dict) and record.get("message") == message:
-                found.append(record)
-        return [record for record in found if all(record.get(name) == value for name, value in fields.items())]
+            if isinstance(record, dict) and isinstance(record.get("message"), str):
+                self._records.setdefault(record["message"], []).append(record)
 
-    def wait_for(self, message: str, *, count: int = 1, timeout_s: float = 20, **fields: object) -> dict[str, Any]:
+    def wait_for(
+        self, message: str, *, count: int = 1, timeout_s: float = proc.HANGS_S, **fields: object
+    ) -> dict[str, Any]:
         """The `count`th record with this message and these fields, once it is there. Fails when the process ends."""
 
         def arrived() -> bool:
-            return len(self.records(message, **fields)) >= count or not self.running()
+            over = not self._reader.is_alive()  # asked first: what a program that has ended said may be still unread
+            return len(self.records(message, **fields)) >= count or over
 
         found = proc.happened(arrived, timeout_s) and self.records(message, **fields)[count - 1 :]
         assert found, f"never logged, or not {count} times: {message} {fields}\n{self.tail()}"
         return found[0]
 
-    def wait_for_line(self, part: str, timeout_s: float = 20) -> None:
+    def wait_for_line(self, part: str, timeout_s: float = proc.HANGS_S) -> None:
         """Returns once a line with this part is there."""
         assert proc.happened(lambda: any(part in line for line in list(self.lines)), timeout_s), self.tail()
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def wait(self, timeout_s: float) -> int:
+    def wait(self, timeout_s: float = proc.HANGS_S) -> int:
         """The exit code. Fails when the process does not end in time."""
         try:
             code = self._process.wait(timeout_s)
@@ -100,10 +113,10 @@ class Program:
             raise AssertionError(f"still running after {timeout_s} s\n{self.tail()}") from None
         finally:
             self._reading.set()
-        self._reader.join(timeout=5)
+        self._reader.join(proc.HANGS_S)
         return code
 
-    def terminate(self, timeout_s: float = 30) -> tuple[int, float]:
+    def terminate(self, timeout_s: float = proc.HANGS_S) -> tuple[int, float]:
         """Exit code, and how many seconds SIGTERM took to bring it about."""
         start = time.monotonic()
         self.signal(signal.SIGTERM)
@@ -116,22 +129,14 @@ class Program:
     def close(self) -> None:
         """Ends the process and everything below it, and shows its last lines, which pytest prints of failed tests."""
         if self.running():
-            for pid in proc.tree(self.pid):
-                _kill(pid)
+            proc.kill(proc.tree(self.pid))
         self._process.wait()
         self._reading.set()
-        self._reader.join(timeout=5)
+        self._reader.join(proc.HANGS_S)
         print(f"--- the last lines of {self._process.args!r}\n{self.tail()}")
         assert not [line for line in self.lines if KEY in line], "the key is in the log"
         violations = [line for line in self.lines if "system call that it may not make" in line]
         assert bool(violations) is self.expects_violations, violations
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 class Sensor(Program):
@@ -141,7 +146,7 @@ class Sensor(Program):
         super().__init__(namespace.inside(*under, OSSENSOR, "run"), env)
         self.expects_filters = env.get("OSSENSOR_SECCOMP") != "off"
 
-    def terminate(self, timeout_s: float = 30) -> tuple[int, float]:
+    def terminate(self, timeout_s: float = proc.HANGS_S) -> tuple[int, float]:
         self._check_filters()
         return super().terminate(timeout_s)
 
@@ -175,8 +180,13 @@ class Sensor(Program):
         return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", line)}
 
     def one(self, name: str) -> int:
-        """The pid of its one process of this name, once there is one."""
-        (pid,) = proc.eventually(f"a process {name}", lambda: self.named(name), timeout_s=40)
+        """The pid of its process of this name, once there is one and no more: a successor may overlap with another."""
+
+        def just_one() -> list[int]:
+            found = self.named(name)
+            return found if len(found) == 1 else []
+
+        (pid,) = proc.eventually(f"one process {name}", just_one)
         return pid
 
     def kill(self, name: str) -> int:
@@ -196,7 +206,7 @@ class Sensor(Program):
             assert self.running(), f"the sensor gave up\n{self.tail()}"
             return [pid for pid in self.named(name) if pid != victim]
 
-        (pid,) = proc.eventually(f"a successor of {name}", successor, timeout_s=60)
+        (pid,) = proc.eventually(f"a successor of {name}", successor)
         return pid
 
 
@@ -218,7 +228,7 @@ class VSensor(Program):
         cert, key = tls
         argv: list[str | Path] = ["vsensor", "--listen", listen, "--store", store, "--tls-cert", cert, "--tls-key", key]
         super().__init__(namespace.inside(OSSENSOR, *argv, *options), environment(keys))
-        if not proc.happened(lambda: namespace.listens(port) or not self.running(), timeout_s=60):
+        if not proc.happened(lambda: namespace.listens(port) or not self.running(), proc.HANGS_S):
             self.close()  # whoever constructs it has nothing to end it by
         assert self.running(), self.tail()
 
@@ -226,7 +236,12 @@ class VSensor(Program):
         """Kills the serving child, and returns once its keeper has started another."""
         (victim,) = proc.eventually("one serving child", self._serving)
         os.kill(victim, signal.SIGKILL)
-        proc.eventually("a new serving child", lambda: [p for p in self._serving() if p != victim], timeout_s=60)
+        proc.eventually("a new serving child", lambda: [p for p in self._serving() if p != victim])
+
+    def kill_all(self) -> None:
+        """The keeper first, or it would start another server."""
+        proc.kill(proc.tree(self.pid))
+        self.wait()
 
     def _serving(self) -> list[int]:
         return [pid for pid in proc.children(self.pid) if proc.alive(pid)]

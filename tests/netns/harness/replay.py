@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness.flood import last_core
 from harness.frames import write_pcap
 from harness.namespaces import Namespace
 
@@ -21,23 +21,17 @@ def replay(namespace: Namespace, plan: Mapping[str, Sequence[bytes]], *, per_sec
     for interface, frames in plan.items():
         path = folder / f"replay-{interface}.pcap"
         write_pcap(path, frames)
-        # One processor for all of them: each processor has its own receive backlog, and a tcpreplay that moved
-        # between two could see its frames overtake each other.
         options: list[str | Path] = ["--preload-pcap", f"--pps={per_second}", f"--intf1={interface}", path]
-        argv = namespace.inside("taskset", "--cpu-list", _last_cpu(), "tcpreplay", *options)
+        argv = namespace.inside("taskset", "--cpu-list", last_core(), "tcpreplay", *options)
         running.append((interface, subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)))
     rates = []
     for interface, process in running:
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=240)
         assert process.returncode == 0, said
         assert _figure(said, r"Successful packets:\s+(\d+)") == len(plan[interface]), said
         assert _figure(said, r"Failed packets:\s+(\d+)") == 0, said
         rates.append(_figure(said, r"([\d.]+) pps"))
     return rates
-
-
-def _last_cpu() -> str:
-    return str(max(os.sched_getaffinity(0)))
 
 
 def _figure(text: str, pattern: str) -> float:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 from harness.connections import Pair
 from harness.namespaces import Namespace, address, wire
-from harness.proc import eventually, happened
+from harness.proc import HANGS_S, happened
 
 from ossensor.antigena.packets import OUR_WINDOW
 
@@ -94,6 +94,7 @@ class Enforcing:
         self._namespace = namespace
         self._sent_before = packets_sent(namespace)
         self.reports: list[dict[str, Any]] = []
+        self._news = threading.Condition()
         self._reader = threading.Thread(target=self._collect)
         self._reader.start()
         self.version = 0
@@ -104,7 +105,10 @@ class Enforcing:
 
     def _collect(self) -> None:
         assert self._process.stdout is not None
-        self.reports.extend(map(json.loads, self._process.stdout))
+        for line in self._process.stdout:
+            with self._news:
+                self.reports.append(json.loads(line))
+                self._news.notify_all()
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +117,7 @@ class Enforcing:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        assert self._process.wait(timeout=20) == 0
+        assert self._process.wait(HANGS_S) == 0
         self._reader.join()
         self._process.stdout.close()
 
@@ -148,7 +152,9 @@ class Enforcing:
     def _order_again(self) -> None:
         self.version += 1
         self.message(self.version, *self.orders)
-        eventually(f"version {self.version}", lambda: self.reports and self.reports[-1]["version"] == self.version)
+        with self._news:  # a look every some milliseconds would be most of what many tests take
+            there = self._news.wait_for(lambda: self.reports and self.reports[-1]["version"] == self.version, HANGS_S)
+        assert there, f"version {self.version}: {self.reports[-1:]}"
 
     def report(self, trouble: str = "") -> dict[str, dict[str, int]]:
         """What was done about each order, all that has been seen included; and each packet sent is in it.
@@ -164,7 +170,7 @@ class Enforcing:
             return self._forgotten + counted, self.packets()
 
         # Once in nearly all cases; segments of connections that were just ended may still be under way.
-        if not happened(lambda: len(set(told())) == 1, timeout_s=10):
+        if not happened(lambda: len(set(told())) == 1, HANGS_S):
             raise AssertionError(f"counted and sent: {told()}")
         assert self.reports[-1]["trouble"] == trouble
         return dict(self.reports[-1]["actions"])

@@ -81,7 +81,9 @@ class Suricata:
         return log.exists() and re.search(r"Engine started", log.read_text()) is not None
 
     def events(self, kind: str) -> list[dict[str, object]]:
-        lines = (self.folder / "eve.json").read_text().splitlines()
+        """Those that are written, to the end of the last line that is whole."""
+        log = self.folder / "eve.json"
+        lines = log.read_text().rpartition("\n")[0].splitlines() if log.exists() else []
         return [event for event in map(json.loads, lines) if event["event_type"] == kind]
 
     def alerts(self) -> Counter[Alert]:

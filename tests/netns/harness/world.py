@@ -8,6 +8,7 @@ the same name at both ends; `up0` has addresses, and is the way to the vSensor.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import zlib
@@ -15,12 +16,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 from harness import frames
 from harness.captures import CutShortError, Packet, read_pcapng
 from harness.namespaces import Namespace, address, silence, wire
-from harness.programs import KEY, Program, Sensor, VSensor, environment
+from harness.proc import HANGS_S, eventually
+from harness.programs import KEY, OSSENSOR, Program, Sensor, VSensor, environment
 
 SENSOR_NAME = "netns-sensor"
 PORT = 8443
@@ -28,6 +30,8 @@ UPLINK = "up0"
 HOME_ADDRESSES = ("10.9.0.1/24", "fd00:9::1/64")
 VSENSOR_ADDRESSES = ("10.9.0.2/24", "10.9.0.3/24", "fd00:9::2/64")
 VSENSOR_NAMES = ("DNS:vsensor.test", "IP:10.9.0.2", "IP:10.9.0.3", "IP:fd00:9::2")
+# Of a frame and what is around it in the store: at least, and, less a margin, on the average of many (213).
+_LEAST_FRAME_BYTES, _FRAME_BYTES = 92, 200
 _NO_CHANGES: Mapping[str, str | None] = MappingProxyType({})
 _PACKAGE_ROOT = Path(__file__).parents[1]
 
@@ -35,6 +39,20 @@ _PACKAGE_ROOT = Path(__file__).parents[1]
 def tag_for(interface: str) -> int:
     """The tag that frames sent onto this interface carry."""
     return zlib.crc32(interface.encode()) % 256
+
+
+def unread_for(batch_ms: int) -> dict[str, str]:
+    """Settings for batches of that age, and a ring that holds what comes in five seconds while its worker stands still.
+
+    The kernel closes each block of 256 KiB after half that age, however empty (docs/operations.md, "How long an outage
+    is bridged"): the default's 64 are closed within a third of a second where batches are of ten milliseconds.
+    """
+    blocks = 5_000 // min(100, batch_ms // 2)
+    return {
+        "OSSENSOR_BATCH_MS": str(batch_ms),
+        "OSSENSOR_RING_MB": str(blocks // 4),
+        "OSSENSOR_MEMORY_MB": "1024",
+    }
 
 
 class Sender:
@@ -51,7 +69,7 @@ class Sender:
 
     def stop(self) -> int:
         """How many frames it has sent, now that it has stopped."""
-        said, _ = self._process.communicate(timeout=10)
+        said, _ = self._process.communicate(timeout=HANGS_S)
         assert self._process.returncode == 0
         return int(said)
 
@@ -159,6 +177,22 @@ class World:
         self._stack.callback(sender.close)
         return sender
 
+    def carries(self, interface: str) -> None:
+        """Returns once both ends of a link that was down carry frames: before, their queues eat them silently."""
+        for namespace in (self.sensor, self.generator):
+            eventually(f"{interface} carries", lambda: namespace.links()[interface]["operstate"] == "UP")  # noqa: B023
+
+    def status(self) -> dict[str, Any]:
+        """What `ossensor status` says. It waits three seconds: where the machine stood still, it is asked again."""
+        argv = self.sensor.inside(OSSENSOR, "status", "--json")
+        for _ in range(3):
+            done = subprocess.run(argv, capture_output=True, text=True, env=self.settings({}), check=False)
+            if "has not answered" not in done.stderr:
+                break
+        assert done.returncode == 0, done.stderr
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
     def black_hole(self) -> None:
         """From now on nothing that is sent to the vSensor's port arrives, and nobody is told."""
         table = f"table inet hole {{ chain in {{ type filter hook input priority 0; tcp dport {PORT} drop; }}; }}"
@@ -174,6 +208,8 @@ class World:
 
     def holds(self, interface: str, count: int) -> bool:
         """True when the store, as it is being written, holds at least so many of the frames sent onto the interface."""
+        if self.stored_bytes(interface) < count * (_FRAME_BYTES if count > 1000 else _LEAST_FRAME_BYTES):
+            return False  # without reading all of it fifty times a second
         try:
             return len(self.stored_numbers(interface)) >= count
         except CutShortError:
@@ -182,10 +218,11 @@ class World:
     def stored_bytes(self, interface: str) -> int:
         return sum(path.stat().st_size for path in self.files(interface))
 
-    def stored(self, interface: str) -> list[Packet]:
-        """Everything the store holds of the interface, in its order. Fails on a file that is cut short."""
-        return [packet for path in self.files(interface) for packet in read_pcapng(path)]
+    def stored(self, interface: str, *, finished: bool = True) -> list[Packet]:
+        """Everything the store holds of the interface, in its order. `finished`: fails on a file that is cut short."""
+        return [packet for path in self.files(interface) for packet in read_pcapng(path, finished=finished)]
 
-    def stored_numbers(self, interface: str) -> list[int]:
+    def stored_numbers(self, interface: str, *, finished: bool = True) -> list[int]:
         """The numbers of the frames sent onto the interface that the store holds, in its order."""
-        return list(frames.ours((packet.data for packet in self.stored(interface)), tag_for(interface)))
+        packets = self.stored(interface, finished=finished)
+        return list(frames.ours((packet.data for packet in packets), tag_for(interface)))
