@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import floor
+import parts
 from crowd import Crowd, gather
 from results import Spread, markdown, say, spread
-from usage import Group, group
+from usage import Group, as_one, group
 
 _OSSENSOR: Final = str(Path(sys.executable).parent / "ossensor")
 _KEY: Final = "a key that guards nothing but a measurement"
@@ -77,12 +78,17 @@ def measure(crowd: Crowd, seconds: float) -> dict[str, Any]:
     """One crowd at a new vSensor."""
     with tempfile.TemporaryDirectory(prefix="ossensor-bench-") as there, group() as into:
         folder = Path(there)
-        with vsensor(into, folder) as port, gather(port, _KEY, crowd) as gathered:
+        with (
+            vsensor(into, folder) as port,
+            as_one() as step_back,
+            gather(port, _KEY, crowd, step_back) as gathered,
+        ):
             before_s = into.cpu_s
             tally = gathered.send(seconds)
             used_s = into.cpu_s - before_s
             held_bytes, open_connections = memory_bytes(into), connections(into)
-        stages = floor.measure(folder) if crowd.section_bytes == _MIB else {}
+        is_ingest = crowd.section_bytes == _MIB
+        stages, alone_ms = (floor.measure(folder), parts.measure(folder)) if is_ingest else ({}, {})
     delays_s = sorted(tally.delays_s)
     return {
         "registered": gathered.registered,
@@ -96,6 +102,7 @@ def measure(crowd: Crowd, seconds: float) -> dict[str, Any]:
         "memory_mib": held_bytes / _MIB,
         "connections": open_connections,
         "floor": stages,
+        "parts_ms": alone_ms,
     }
 
 
@@ -125,8 +132,13 @@ def ingest_table(runs: list[dict[str, Any]]) -> str:
     rows.append(("all of these: the floor", Spread.of(sum(run["floor"].values()) for run in runs).text(2)))
     rows.append(("the vSensor", ours.text(2)))
     table = markdown(("stage", "CPU s per GB"), rows)
+    alone = [(name, Spread.of(run["parts_ms"][name] for run in runs).text(2)) for name in runs[0]["parts_ms"]]
+    alone.append(("all of these", Spread.of(sum(run["parts_ms"].values()) for run in runs).text(2)))
+    alone.append(("the vSensor", Spread.of(run["cpu_ms_per_batch"] for run in runs).text(2)))
+    by_part = markdown(("part, by itself", "CPU ms per batch of 1 MiB"), alone)
     return (
-        f"{table}\n\nMB per CPU second: {spread(runs, 'mb_per_cpu_s').text()}; of the floor: {ratio.text(2)};"
+        f"{table}\n\n{by_part}\n\n"
+        f"MB per CPU second: {spread(runs, 'mb_per_cpu_s').text()}; of the floor: {ratio.text(2)};"
         f" MB/s by the clock: {spread(runs, 'mb_per_s').text()}; memory {spread(runs, 'memory_mib').text()} MiB"
     )
 

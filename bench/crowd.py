@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, Final, NamedTuple
@@ -119,8 +119,13 @@ class Tally(NamedTuple):
     delays_s: list[float]  # from the first byte sent to the signed answer
 
 
-def _live(number: int, port: int, key: Key, crowd: Crowd, pipe: Connection) -> None:
-    os.nice(19)  # they would be machines of their own, and take nothing of the vSensor's
+def nice() -> None:
+    """A crowd that lives on the vSensor's machine takes less of it than others would."""
+    os.nice(19)
+
+
+def _live(number: int, port: int, key: Key, crowd: Crowd, pipe: Connection, step_back: Callable[[], object]) -> None:
+    step_back()
     body, packets = section(crowd.section_bytes)
     context = _context()
     sensor = Sensor(f"bench-{number:03}", port, key, crowd, context)
@@ -170,8 +175,8 @@ class Gathered:
 
 
 @contextmanager
-def gather(port: int, secret: str, crowd: Crowd) -> Iterator[Gathered]:
-    """The crowd, registered.
+def gather(port: int, secret: str, crowd: Crowd, step_back: Callable[[], object] = nice) -> Iterator[Gathered]:
+    """The crowd, registered. Each of its processes calls `step_back` first.
 
     A process for each, as in life: hundreds of threads of one process wait in line for its interpreter, 5 ms a turn,
     and time out at handshakes that were answered long ago. Of 2,500 connections in four processes, or in 125, it was
@@ -181,7 +186,7 @@ def gather(port: int, secret: str, crowd: Crowd) -> Iterator[Gathered]:
     pipes, processes = [], []
     for number in range(crowd.sensors):
         ours, theirs = _fork.Pipe()
-        process = _fork.Process(target=_live, args=(number, port, key, crowd, theirs), daemon=True)
+        process = _fork.Process(target=_live, args=(number, port, key, crowd, theirs, step_back), daemon=True)
         process.start()
         theirs.close()
         pipes.append(ours)

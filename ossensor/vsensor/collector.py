@@ -60,6 +60,11 @@ from .store import Append
 # 256 MiB: eight streams with their whole window of 4 MiB sections in flight, or some hundreds with the usual 1 MiB.
 BUDGET_BYTES: Final = 256 << 20
 
+# A batch for which there is no room waits before its body is read: TCP holds its sensor back, and what it sends costs
+# nothing. Told `busy` at once, it would send all of it to be thrown away, and again. Under the 2.5 s in which a sensor
+# that drains wants to see something move, an answer or acknowledged bytes.
+ROOM_S: Final = 2.0
+
 # As long as a sensor's own back-off (30 s) at most, so that one that goes on trying keeps us out of the balancer.
 _UNWELL_S: Final = 30.0
 
@@ -74,6 +79,7 @@ class Limits(NamedTuple):
 
     budget_bytes: int = BUDGET_BYTES  # of memory, for bodies in hand
     body_pause_s: float = PAUSE_S  # between two pieces of a body
+    room_s: float = ROOM_S  # for a body, until others are out of hand
 
 
 class Besides(NamedTuple):
@@ -144,7 +150,7 @@ class Collector:
         self._store = store
         self._clock = clock
         self._certificate_sha256 = certificate_sha256
-        self._body_pause_s = limits.body_pause_s
+        self._body_pause_s, self._room_s = limits.body_pause_s, limits.room_s
         self._welcome, self._introductions, self._antigena = besides
         self._section_bytes = besides.welcome.limits.batch_bytes or MAX_SECTION_BYTES
         self._gate = verify.Gate(clock())
@@ -298,8 +304,13 @@ class Collector:
 
     async def _receive(self, upload: verify.Upload, body: Body) -> Outcome:
         """The outcome of an upload that may begin."""
+        async with self._order.coming(upload.batch, upload.floor) as comes:
+            return await self._keep(upload, body) if comes else Outcome.OUT_OF_ORDER
+
+    async def _keep(self, upload: verify.Upload, body: Body) -> Outcome:
+        """The outcome of an upload whose predecessors are on their way."""
         with self.budget.loan() as loan:
-            if not loan.grow(upload.content_bytes):
+            if not await loan.grow_in_turn(upload.content_bytes, self._room_s):
                 return Outcome.BUSY
             self.reading += 1
             try:
@@ -336,7 +347,7 @@ class Collector:
         if opened_bytes > self._section_bytes:  # signed: it is of a body whose digest was right
             raise section.SectionError(Outcome.TOO_LARGE, "the section is over the limit")
         if upload.compressed:
-            if not loan.grow(opened_bytes):
+            if not await loan.grow_in_turn(opened_bytes, self._room_s):
                 raise _BusyError
             data = await asyncio.to_thread(section.inflate, data)
         section.check(data)  # a look at both ends: cheaper than a thread

@@ -24,7 +24,8 @@ from . import addresses, certificate, storage
 from .jetstream import access
 from .keeper import Job, Keeper
 from .layout import Layout
-from .report import Report, printed
+from .outlet import Outlet
+from .report import Report
 from .retention import Keeping
 from .streams import arguments as streams
 from .streams.notices import Announcer
@@ -169,7 +170,8 @@ def _listen(
     outputs = make_streams()
     listener = addresses.listen("--listen", address)
     with listener:
-        report = Report(printed, layout.root, as_json=args.json)
+        outlet = Outlet(as_json=args.json)
+        report = Report(outlet.write, layout.root, as_json=args.json, own=outlet.begun)
         page = service.tokens[0] is not None
         report.listening(addresses.text(listener), pair.certificate, pair.sha256, page=page)
         return _keep(layout, pair, service, listener, report, args, outputs)
@@ -211,7 +213,11 @@ def _keep(
             sys.stderr.write(f"vsensor: --store: {layout.root}: {e}\n")
             return Exit.GAVE_UP
 
-    jobs = [Job("serving", serve, Backoff(), vital=True)]
+    def serve_and_tell() -> int:
+        with report.own():
+            return serve()
+
+    jobs = [Job("serving", serve_and_tell, Backoff(), vital=True)]
     if outputs is not None:
         jobs.append(_streaming(outputs, report))
     return Keeper(jobs, report.restarting).run()
@@ -224,8 +230,9 @@ def _streaming(outputs: streams.Streams, report: Report) -> Job:
     report.streams(readers, addresses.pair(*settings.vxlan) if settings.vxlan is not None else None)
 
     def stream() -> int:
-        report.streaming(os.getpid())
-        return outputs.run(report)
+        with report.own():
+            report.streaming(os.getpid())
+            return outputs.run(report)
 
     return Job("streaming", stream, Backoff(), patience_s=STOP_S)
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from .files import OPEN_MAX
 
 # 500 sensors with four deliveries of an interface on their way and one connection for the rest are 2,500; the next
-# power of two. Above, a request is answered 503, unsigned, and tried again. What one costs: server.TLS_READ_BYTES.
+# power of two. Above, a request is answered 503, unsigned, and tried again. What one costs: DESIGN.md, section 8.
 CONNECTIONS_MAX: Final = 4096
 # Standard streams, index and books (SQLite: three for each), the loop's own, janitor and streams; some dozens in all.
 _SPARE: Final = 128

@@ -1,7 +1,8 @@
 """Batches of a stream reach the store in sequence order, whatever order their requests arrive in.
 
 Invariant, per stream: `next` is the lowest sequence that has been handed neither to the store nor to a gap; those in
-`flying` are at the store and unanswered; everything below `next` and not flying is settled.
+`flying` are at the store and unanswered; everything below `next` and not flying is settled. Those in `coming` are being
+received, or wait for memory to be received into: nobody gets there before those below him are settled or there, too.
 
 A successor is handed over while its predecessor is still flying, so that one disk flush serves a window of batches
 (the store commits in groups). The store keeps the order itself too: when a predecessor fails there, its successors
@@ -11,10 +12,12 @@ are refused, and `next` falls back to the first that failed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
 
 from ossensor.transport.protocol import BatchId, Outcome, Stream
 
@@ -22,6 +25,8 @@ from ossensor.transport.protocol import BatchId, Outcome, Stream
 PATIENCE_S: Final = 2.0
 # A lane is some hundred bytes, and can be read back from the index at any time.
 LANES_MAX: Final = 4096
+
+_Answer = TypeVar("_Answer")
 
 
 class Step(Enum):
@@ -41,18 +46,32 @@ class Lane:
         self.next = next_
         self.floor = 0
         self.flying: set[int] = set()
+        self.coming: Counter[int] = Counter()  # a batch may come again while its first copy is not known to be dead
+
+    def may_come(self, sequence: int, floor: int) -> bool:
+        """False while batches below this one are neither settled nor on their way."""
+        if sequence < floor:
+            return True  # to be told so
+        self._raise(floor)
+        ahead = sequence - self.next
+        return ahead <= len(self.coming) + len(self.flying) and all(
+            below in self.coming or below in self.flying for below in range(self.next, sequence)
+        )
 
     def judge(self, sequence: int, floor: int) -> Step:
         """The step for this batch, whose sensor says that everything below `floor` is settled on its side."""
         if sequence < floor:
             return Step.CONTRADICTION
-        self.floor = max(self.floor, floor)
-        self.next = max(self.next, self.floor)
+        self._raise(floor)
         if sequence in self.flying:
             return Step.FLYING
         if sequence < self.next:
             return Step.PAST
         return Step.STORE if sequence == self.next else Step.WAIT
+
+    def _raise(self, floor: int) -> None:
+        self.floor = max(self.floor, floor)
+        self.next = max(self.next, self.floor)
 
     def begin(self, sequence: int) -> None:
         self.flying.add(sequence)
@@ -75,6 +94,15 @@ class _Queue:
         self.changed.set()
         self.changed = asyncio.Event()
 
+    async def change(self, deadline_s: float) -> bool:
+        """True when somebody woke us, False when nobody did in time."""
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                await self.changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
 
 class Order:
     """All lanes. For one event loop.
@@ -95,6 +123,28 @@ class Order:
         self._patience_s = patience_s
         self._lanes_max = lanes_max
         self._queues: dict[Stream, _Queue] = {}
+
+    @asynccontextmanager
+    async def coming(self, batch: BatchId, floor: int) -> AsyncIterator[bool]:
+        """True once this batch may be received; False when those below it are not on their way in time.
+
+        Else, where memory is short, a batch could have it and wait for one that waits for memory.
+        """
+        queue = self._join(batch.stream)
+        deadline_s = asyncio.get_running_loop().time() + self._patience_s
+        try:
+            while not self._noted(queue, lambda: queue.lane.may_come(batch.sequence, floor)):
+                if not await queue.change(deadline_s):
+                    yield False
+                    return
+            queue.lane.coming[batch.sequence] += 1
+            queue.wake()
+            try:
+                yield True
+            finally:
+                queue.lane.coming -= Counter([batch.sequence])
+        finally:
+            queue.users -= 1
 
     async def place(self, batch: BatchId, floor: int, store: Callable[[int], Awaitable[Outcome]]) -> Outcome:
         """The outcome of `store`, called in the batch's turn with the stream's floor; or why it had no turn.
@@ -119,11 +169,7 @@ class Order:
     ) -> Outcome:
         deadline_s = asyncio.get_running_loop().time() + self._patience_s
         while True:
-            before = queue.lane.next
-            step = queue.lane.judge(batch.sequence, floor)
-            if queue.lane.next != before:  # the floor moved it: another request may have its turn
-                queue.wake()
-            match step:
+            match self._noted(queue, lambda: queue.lane.judge(batch.sequence, floor)):
                 case Step.STORE:
                     return await self._store(queue, batch.sequence, store)
                 case Step.CONTRADICTION:
@@ -133,11 +179,17 @@ class Order:
                     # copy of that may not be stored either, as the sensor has counted it as dropped.
                     return Outcome.PRESENT if self._present(batch) else Outcome.MALFORMED
                 case Step.WAIT | Step.FLYING:
-                    try:
-                        async with asyncio.timeout_at(deadline_s):
-                            await queue.changed.wait()
-                    except TimeoutError:
+                    if not await queue.change(deadline_s):
                         return Outcome.OUT_OF_ORDER
+
+    @staticmethod
+    def _noted(queue: _Queue, ask: Callable[[], _Answer]) -> _Answer:
+        """The answer. Where the request's floor moved the lane, another may have its turn."""
+        before = queue.lane.next
+        answer = ask()
+        if queue.lane.next != before:
+            queue.wake()
+        return answer
 
     async def _store(self, queue: _Queue, sequence: int, store: Callable[[int], Awaitable[Outcome]]) -> Outcome:
         lane = queue.lane

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,21 @@ def printed(line: str) -> None:
 
 
 class Report:
-    """Writes events as sentences, or as JSON objects with an `event` member, one per line."""
+    """Writes events as sentences, or as JSON objects with an `event` member, one per line.
 
-    def __init__(self, write: Callable[[str], None], store: Path, *, as_json: bool) -> None:
+    A process whose children say nothing reports within `own`, and waits for no reader.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        store: Path,
+        *,
+        as_json: bool,
+        own: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._write = write
+        self.own = own
         self._store = store
         self._as_json = as_json
         self._totals: Mapping[tuple[str, str], Total] = {}

@@ -7,13 +7,12 @@ import contextlib
 import signal
 import socket
 import traceback
-from asyncio import sslproto
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
 
@@ -23,7 +22,7 @@ from ossensor.steady import steady_clock
 from ossensor.transport.protocol import Welcome
 from ossensor.transport.signing import Key
 
-from . import descriptors, glimpse, heap
+from . import descriptors, glimpse, heap, tls
 from .antigena import Antigena
 from .bookfile import BookFile
 from .certificate import Certificate, context
@@ -45,9 +44,6 @@ from .store import Store, die, nobody_listens
 from .streams.notices import Announcer
 from .trail import Trail
 
-# asyncio gives each TLS connection a buffer of this size for what it reads, its own default being 256 KiB: 640 MiB for
-# 2,500 connections. A quarter costs no processor time that can be measured, a sixteenth does (some 15 % [M]).
-TLS_READ_BYTES: Final = 64 << 10
 # A silent interface sends a batch when its first packet is OSSENSOR_BATCH_MS old; quiet ones are minutes apart, and
 # reconnecting costs a TLS handshake each time.
 KEEP_ALIVE_S: Final = 120
@@ -122,11 +118,12 @@ class Server(uvicorn.Server):
 
 def make_server(collector: Collector, certificate: Certificate, connections_max: int = descriptors.FEWEST) -> Server:
     """A server that is ready for `serve(sockets=[...])`. Raises OSError when the certificate does not load."""
-    # A class attribute without an underscore, and the only way to say it; this process serves and does nothing else.
-    sslproto.SSLProtocol.max_size = TLS_READ_BYTES
+    # A context of ours, not one that uvicorn makes from file names: that would speak TLS 1.1 where OpenSSL's policy
+    # allows it.
+    over_tls = tls.over(context(certificate.certificate, certificate.key), Connection)
     config = uvicorn.Config(
         collector.app,
-        http=Connection,
+        http=cast("Any", over_tls),
         h11_max_incomplete_event_size=16 << 10,  # Apache's and nginx's order of magnitude; ours are under 2 KiB
         ws="none",
         lifespan="off",
@@ -141,8 +138,6 @@ def make_server(collector: Collector, certificate: Certificate, connections_max:
         timeout_graceful_shutdown=GRACE_S,
     )
     config.load()
-    # Ours, not one that uvicorn makes from file names: that one would speak TLS 1.1 where OpenSSL's policy allows it.
-    config.ssl = context(certificate.certificate, certificate.key)
     return Server(config)
 
 

@@ -33,6 +33,8 @@ RUN = {
     "mb_per_s": 90.0,
     "memory_mib": 120.0,
     "floor": {"SHA-256": 0.5, "write": 0.75},
+    "parts_ms": {"SHA-256": 0.5, "TLS": 0.5},
+    "cpu_ms_per_batch": 5.0,
 }
 RESULTS: dict[str, Any] = {
     "about": {"when": "2026-11-28", "commit": "0123456"},

@@ -128,7 +128,7 @@ def test_a_report_that_is_none_is_malformed(server: Running) -> None:
 
 
 def test_a_report_without_room_in_the_budget_is_asked_for_later(server: Running) -> None:
-    server.collector.budget.take(server.collector.budget._limit_bytes)
+    server.collector.budget.take(server.collector.budget.limit_bytes)
 
     assert server.wire.send(server.signer.report()).outcome is Outcome.BUSY
 

@@ -102,6 +102,14 @@ def test_a_body_of_which_only_a_part_came_stores_nothing_and_the_next_connection
     assert eventually(lambda: running.collector.budget.lent_bytes == 0)  # once the server has heard of the last end
 
 
+def test_who_does_not_finish_a_handshake_is_shown_out(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ossensor.vsensor.tls.HANDSHAKE_S", 1)
+    with socket.create_connection(("127.0.0.1", running.port)) as slow:
+        slow.sendall(b"\x16\x03\x01")
+        with contextlib.suppress(ConnectionError):
+            assert slow.recv(1) == b""
+
+
 @pytest.mark.parametrize("said", [b"", b"GET /healthz HT", HEALTH])
 def test_who_does_not_finish_a_head_is_shown_out_however_often_a_byte_of_it_comes(
     running: Running, monkeypatch: pytest.MonkeyPatch, said: bytes

@@ -18,7 +18,7 @@ from test_vsensor_kit_process import Process
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 SENSORS, CONNECTIONS = 30, 5
 # What a connection that is sending may hold besides its body's place in the budget; see DESIGN.md, section 8.
-CONNECTION_BYTES = 300 << 10
+CONNECTION_BYTES = 200 << 10
 
 
 @pytest.fixture

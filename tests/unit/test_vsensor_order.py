@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from test_vsensor_kit import NOW_S, PATIENCE_S, STREAM, Running, Wire, payload, section, stored
 
 from ossensor.transport.protocol import BatchId, Outcome, Stream
-from ossensor.vsensor.budget import Budget
+from ossensor.vsensor.budget import Budget, Loan
+from ossensor.vsensor.collector import Limits
 from ossensor.vsensor.order import Lane, Order, Step
 
 
@@ -192,6 +193,112 @@ def test_a_budget_lends_no_more_than_it_has_and_gets_all_of_it_back() -> None:
         lent = budget.lent_bytes
 
     assert (grown, lent, budget.lent_bytes) == ([True, False, True, False, True], 10, 0)
+
+
+def test_who_waits_for_room_is_served_in_turn_and_who_holds_some_before_the_others() -> None:
+    served: list[str] = []
+
+    async def ask(name: str, loan: Loan, amount_bytes: int) -> None:
+        with loan:
+            assert await loan.grow_in_turn(amount_bytes, 60)
+            served.append(name)
+
+    async def scene() -> int:
+        budget = Budget(10)
+        with budget.loan() as first:
+            opener = budget.loan()
+            assert (first.grow(7), opener.grow(2)) == (True, True)
+            # There is room for the small one, but then the large one might wait for ever.
+            wishes = (("large", budget.loan(), 8), ("small", budget.loan(), 1), ("opener", opener, 3))
+            tasks = [asyncio.create_task(ask(*wish)) for wish in wishes]
+            await asyncio.sleep(0)
+            assert (served, budget.lent_bytes) == ([], 9)
+        await asyncio.gather(*tasks)
+        return budget.lent_bytes
+
+    assert asyncio.run(scene()) == 0
+    assert served == ["opener", "large", "small"]
+
+
+def test_who_waits_no_longer_owes_nothing_and_lets_those_behind_pass() -> None:
+    async def scene() -> tuple[list[bool], int]:
+        budget = Budget(10)
+        with budget.loan() as first, budget.loan() as large, budget.loan() as small, budget.loan() as cancelled:
+            assert first.grow(7)
+            behind = [asyncio.create_task(large.grow_in_turn(5, 0.01)), asyncio.create_task(small.grow_in_turn(3, 60))]
+            results = await asyncio.gather(*behind, first.grow_in_turn(4, 60))
+            gone = asyncio.create_task(cancelled.grow_in_turn(2, 60))
+            await asyncio.sleep(0)
+            with small:  # gives back: what is cancelled now was lent a moment ago
+                pass
+            gone.cancel()
+            await asyncio.wait([gone])
+            return results, budget.lent_bytes
+
+    assert asyncio.run(scene()) == ([False, True, False], 7)
+
+
+def test_a_batch_is_received_once_those_below_it_are_received_too() -> None:
+    received: list[int] = []
+
+    async def receive(placed: Order, sequence: int, end: asyncio.Event, floor: int = 0) -> bool:
+        async with placed.coming(BatchId(STREAM, sequence), floor) as comes:
+            received.append(sequence)
+            await end.wait()
+            return comes
+
+    async def scene() -> list[bool]:
+        placed, end = order(Disk(), patience_s=60), asyncio.Event()
+        tasks = []
+        for sequence, floor, expected in (
+            (2, 0, []),
+            (0, 0, [0]),
+            (3, 0, [0]),
+            (0, 0, [0, 0]),  # the same again: the first may be dead
+            (1, 0, [0, 0, 1, 2, 3]),
+            (9, 0, [0, 0, 1, 2, 3]),
+            (10, 9, [0, 0, 1, 2, 3, 9, 10]),  # 4 to 8 will not come
+            (8, 9, [0, 0, 1, 2, 3, 9, 10, 8]),  # to be told that it contradicts itself
+        ):
+            tasks.append(asyncio.create_task(receive(placed, sequence, end, floor)))
+            for _ in range(4):
+                await asyncio.sleep(0)
+            assert sorted(received) == sorted(expected)
+        end.set()
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(scene()) == [True] * 8
+
+
+def test_a_batch_is_not_received_when_those_below_it_do_not_come() -> None:
+    async def scene() -> bool:
+        async with order(Disk(), patience_s=0.01).coming(BatchId(STREAM, 1), 0) as comes:
+            return comes
+
+    assert asyncio.run(scene()) is False
+
+
+def test_over_the_wire_more_than_there_is_room_for_waits_and_all_of_it_is_stored(tmp_path: Path) -> None:
+    bodies = [section([payload(i, 50_000)]) for i in range(12)]
+    limits = Limits(budget_bytes=2 * len(bodies[0]), room_s=60)
+    with Running(tmp_path, limits=limits) as running, ThreadPoolExecutor(4) as pool:
+        wires = [Wire(running.port, running.pair.certificate) for _ in range(4)]
+
+        def sent(wire: Wire, sequence: int) -> Outcome | None:
+            """As a sensor does: on a machine that stalls, a predecessor may come too late."""
+            while True:
+                outcome = wire.send(running.signer.message(sequence, bodies[sequence])).outcome
+                if outcome is not Outcome.OUT_OF_ORDER:
+                    return outcome
+
+        # Each wire has its batches in their order, and each round all wires: a sensor's window.
+        outcomes = [list(pool.map(sent, wires, range(at, at + 4))) for at in range(0, len(bodies), 4)]
+        for wire in wires:
+            wire.close()
+        assert running.collector.budget.lent_bytes == 0
+
+    assert outcomes == [[Outcome.STORED] * 4] * 3
+    assert stored(tmp_path) == bodies
 
 
 def test_over_the_wire_a_shuffled_window_is_stored_in_order(tmp_path: Path) -> None:
