@@ -242,7 +242,10 @@ MUTATIONS: Final = (
     _signing("the method is not signed", '("@method", "@authority"', '("@authority"'),
     _signing("a reply is bound to no request", ", '\"@path\";req', '\"signature\";req')", ", '\"@path\";req')"),
     _signing("a reply's status is not signed", '("@status", "content-digest"', '("content-digest"'),
-    _signing("the sender chooses what it covers", "require_components=required", "require_components=()"),
+    _signing("the sender chooses what it covers", "for name in required if", "for name in () if"),
+    _signing("a signed request has many spellings", "if not _is_spelled_as_made(request, result):", "if False:"),
+    _signing("a signature may have an end", '"alg", "nonce", "tag"}', '"alg", "nonce", "tag", "expires"}'),
+    _signing("base64 may be loose", "[AEIMQUYcgkosw048]=", "[A-Za-z0-9+/]="),
     _signing("any tag will do", "expect_tag=tag", "expect_tag=None"),
     _signing(
         "a reply's body is not held against its digest",
