@@ -120,8 +120,9 @@ test: lint suricata nats system-page  ## lint, types, and every test; in a user 
 CORE_TESTS := tests/model tests/ecs/test_add_sidecar.py $(patsubst %,tests/unit/test_%.py,accounting antigena_actions \
   antigena_backlog antigena_enforcer antigena_filters antigena_guards antigena_pace antigena_resets antigena_segments \
   antigena_table antigena_watch antigena_words assembler backoff budget children compression confine direct endpoint ere \
-  errors filters hostport interfaces introduction order_replies orderbook orders outage_times pcapng protocol ratelimit recipe \
-  region registration retry settings signing slots spoolfile status variables vsensor_replay vsensor_section window)
+  errors filters hostport interfaces introduction order_replies orderbook orders outage_times pcapng protocol ratelimit \
+  recipe region registration retry settings short_of_descriptors signing slots spoolfile status variables \
+  vsensor_replay vsensor_section window)
 
 coverage: install $(VENV)/.installed-test  ## every branch of the pure core is taken by a unit test; some minutes
 	@mkdir -p .run && $(BIN)/coverage run -m pytest -q $(CORE_TESTS) $(PYTEST_ARGS) && $(BIN)/coverage report
