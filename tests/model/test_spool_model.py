@@ -72,6 +72,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.in_memory: list[Spooled] = []  # in slots, which outlive a process and no machine
         self.named: dict[Spooled, None] = {}
         self.flushed: dict[Spooled, None] = {}
+        self.returning: set[Spooled] = set()  # removed, and not for sure: an outage may bring it back, and need not
         self.damaged: set[Spooled] = set()
         self.begin_a_life()
 
@@ -96,13 +97,14 @@ class SpoolMachine(RuleBasedStateMachine):
         with self.disk.watched():
             found = self.spool.found()
         if after_an_outage:
-            assert set(found) <= self.named.keys() | self.flushed.keys()
+            assert set(found) <= self.named.keys() | self.flushed.keys() | self.returning
             assert set(found) >= self.named.keys() & self.flushed.keys()
         else:
             assert set(found) == self.named.keys()
         assert found == sorted(found, key=lambda s: (s.first_ns, s.batch.stream.epoch, s.batch.sequence))
         self.named = dict.fromkeys(found)
         self.flushed = dict.fromkeys(found)  # what is taken for being there to stay has to
+        self.returning.clear()
         self.known = found
         self.in_memory = [one for one in self.in_memory if one not in self.named]
         assert {path.name for path in self.disk.folder.glob("*.part")} == PARTS
@@ -189,6 +191,7 @@ class SpoolMachine(RuleBasedStateMachine):
         assert self.reports[-1].file_bytes == (self.disk.folder / spooled.name).stat().st_size
         self.named[spooled] = None
         self.flushed = dict(self.named)
+        self.returning.clear()
         self.left.discard(spooled)
         self.damaged.discard(spooled)
         assert self.lying_bytes() <= self.limit_bytes
@@ -216,8 +219,9 @@ class SpoolMachine(RuleBasedStateMachine):
             assert not (self.disk.folder / spooled.name).with_suffix(".part").exists()
             self.named.pop(spooled, None)
             self.left.discard(spooled)
-            if at >= NAMED_FROM:
-                self.flushed.setdefault(spooled)  # an outage may bring it back: it is whole
+            if at >= NAMED_FROM or spooled in self.flushed:
+                self.returning.add(spooled)  # it is whole
+                self.flushed.pop(spooled, None)
 
     @rule(at=AT, outage=st.booleans(), data=st.data())
     def dies_while_it_writes(self, at: int, data: st.DataObject, *, outage: bool) -> None:

@@ -78,8 +78,9 @@ class WindowMachine(RuleBasedStateMachine):
         self.window.limit = self.limit = limit
         for stream, most in self.most_on_their_way.items():
             if most != inf:
-                on_their_way = sum(b.on_its_way for b in self.lines.get(stream, []))
-                self.most_on_their_way[stream] = max(limit, on_their_way)
+                # Those at places that the new limit does not have stay on their way; one before them may go again.
+                places = [n + 1 for n, b in enumerate(self.lines.get(stream, [])) if b.on_its_way]
+                self.most_on_their_way[stream] = max([limit, *places])
 
     @rule()
     def all_that_may_go(self) -> None:
