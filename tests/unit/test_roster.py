@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from test_short_of_descriptors import descriptors
 
 from ossensor.legacy import Legacy, Note
 from ossensor.region import Region
@@ -78,7 +78,7 @@ def test_of_an_earlier_capture_that_cannot_be_taken_over_nothing_stays(monkeypat
         raise OSError(errno.EINVAL, "a ring of another size")
 
     monkeypatch.setattr("ossensor.roster.Port", refuse)
-    before = open_descriptors()
+    before = descriptors()
     note = Note("eth0", 2, "ab" * 16, 1, ring_bytes=1 << 20, timeout_ms=100)
     legacy = Legacy("port-1", note, socket.socket(), Region.create(2, 1 << 20))
     roster, store = Roster.__new__(Roster), Mock()
@@ -87,9 +87,5 @@ def test_of_an_earlier_capture_that_cannot_be_taken_over_nothing_stays(monkeypat
 
     roster._inherit({})
 
-    assert open_descriptors() <= before  # of which the collector may have closed some
+    assert descriptors() <= before  # of which the collector may have closed some
     assert [call.args for call in store.forget.call_args_list] == [("port-1",)]
-
-
-def open_descriptors() -> set[str]:
-    return {fd.name for fd in Path("/proc/self/fd").iterdir()}

@@ -58,9 +58,12 @@ class Process:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            with self._news:
-                self.events.append(json.loads(line))
-                self._news.notify_all()
+            self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        with self._news:
+            self.events.append(json.loads(line))
+            self._news.notify_all()
 
     def _read_errors(self) -> None:
         assert self.process.stderr is not None

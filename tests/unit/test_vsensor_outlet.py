@@ -78,14 +78,10 @@ class Unread(Process):
         self.goes_on = threading.Event()
         super().__init__(root)
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news:
-                self.events.append(json.loads(line))
-                self._news.notify_all()
-            if self.all("serving"):
-                self.goes_on.wait()
+    def _take(self, line: bytes) -> None:
+        super()._take(line)
+        if self.all("serving"):
+            self.goes_on.wait()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.goes_on.set()
