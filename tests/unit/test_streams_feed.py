@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from test_vsensor_kit import STREAM, payload, section
@@ -17,7 +21,7 @@ from ossensor.vsensor.streams import notices
 from ossensor.vsensor.streams.books import Books, Count
 from ossensor.vsensor.streams.feed import Feed
 from ossensor.vsensor.streams.live import Pcapng, Piece
-from ossensor.vsensor.streams.notices import Announcer, Notice
+from ossensor.vsensor.streams.notices import Announcer, Notice, hear, heard_all
 from ossensor.vsensor.streams.readers import Readers
 
 
@@ -117,6 +121,100 @@ def test_a_commit_whose_process_was_killed_before_its_notice_is_counted(
     assert "stored_before" not in books.counts()
 
 
+class Killed(BaseException):
+    """In place of SIGKILL, where it can be aimed."""
+
+
+def killed_at(opcode: int, act: Callable[[], object]) -> bool:
+    """Acts until so many opcodes of the streams' code have run. False when it came to its end before."""
+    left = opcode
+
+    def trace(frame: FrameType, event: str, _: object) -> object:
+        nonlocal left
+        if Path(frame.f_code.co_filename).parent != Path(notices.__file__).parent:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            if not left:
+                raise Killed
+            left -= 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    except Killed:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def hear_all(channel: socket.socket, books: Books) -> int:
+    """Packets in the notices that are heard of; every output has been given them."""
+    packets = sum(notice.packets for notice in hear(channel, books))
+    books.add(Count.PASSED_ON, packets)
+    return packets
+
+
+def test_whoever_is_killed_at_whichever_opcode_every_packet_is_counted_once() -> None:
+    for opcode in itertools.count():
+        deaths = []
+        for victim in ("sender", "receiver"):
+            one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with one, other:
+                other.setblocking(False)
+                books = Books()
+                first = Announcer(one, books)
+                first.begin(1000)
+                rows = [row(f"s/eth0/{i}", 0, packets=1 << i) for i in range(3)]
+                tell = partial(first.committed, rows)
+                listen = partial(hear_all, other, books)
+                if victim == "sender":
+                    deaths.append(killed_at(opcode, tell))
+                else:
+                    tell()
+                    deaths.append(killed_at(opcode, listen))
+                books.inherit()
+                second = Announcer(one, books)
+                second.begin(1000 + 7)
+                listen()
+                second.committed([row("s/eth1/0", 0, packets=8)])
+                assert listen() == 8
+                heard_all(books)
+
+                announced = books[Count.ANNOUNCED]
+                assert announced + books[Count.UNANNOUNCED] == 15, (victim, opcode)
+                assert books[Count.TAKEN] == books[Count.PASSED_ON] + books[Count.KILLED] == announced, (victim, opcode)
+        if not any(deaths):
+            break
+
+    assert opcode > 200
+
+
+def test_what_was_counted_and_never_sent_is_found_missing_at_the_end(ends: tuple[socket.socket, socket.socket]) -> None:
+    books = Books()
+    announcer = Announcer(ends[0], books)
+    announcer.committed([row("s/eth0/a", 0, packets=3)])
+    books.add(Count.ANNOUNCED, 4)  # killed after this line
+    assert hear_all(ends[1], books) == 3
+    heard_all(books)
+
+    assert books.counts() == {"announced": 7, "taken": 7, "passed_on": 3, "killed": 4}
+
+
+def test_a_notice_that_a_predecessor_counted_at_its_stop_is_no_news() -> None:
+    books = Books()
+    books.add(Count.ANNOUNCED, 5)  # and it is not sent yet
+    heard_all(books)
+
+    assert not books.take(5, 5)
+    assert books.take(4, 0)  # a section may hold no packet
+    assert books.take(9, 4)
+    assert books.counts() == {"announced": 5, "taken": 9, "killed": 5}
+
+
 def write(root: Path, file: str, sections: list[bytes]) -> Notice:
     """A file of these sections of one packet each, and the notice that names them all."""
     path = root / file
@@ -154,7 +252,7 @@ def test_sections_come_as_they_lie_in_the_files(tmp_path: Path, said: list[str])
     feed.add(write(tmp_path, "two/eth0/a", sections[3:]))
 
     assert drain(feed) == sections
-    assert books.counts() == {"taken": 5, "passed_on": 5}
+    assert books.counts() == {"passed_on": 5}
     assert said == []
 
 
@@ -168,7 +266,7 @@ def test_who_is_too_far_behind_passes_over_the_oldest_also_in_the_middle_of_it(t
     feed.add(write(tmp_path, "one/eth0/b", big[:2]))  # 60,000 bytes in all
 
     assert drain(feed) == big[:2]
-    assert books.counts() == {"taken": 6, "passed_on": 3, "behind": 3}
+    assert books.counts() == {"passed_on": 3, "behind": 3}
     assert said == ["behind"]
 
 
@@ -182,7 +280,7 @@ def test_what_nobody_wants_is_idle_and_another_sensors_is_not_chosen(tmp_path: P
     feed.let_go(Count.IDLE)
 
     assert not feed
-    assert books.counts() == {"taken": 3, "passed_on": 1, "idle": 1, "not_chosen": 1}
+    assert books.counts() == {"passed_on": 1, "idle": 1, "not_chosen": 1}
 
 
 @pytest.mark.parametrize("damage", ["gone", "short", "empty", "no section", "endless"])
@@ -209,7 +307,7 @@ def test_a_file_that_cannot_be_read_is_counted_and_the_next_is_read(
     before = [good] if damage in {"short", "no section", "endless"} else []
 
     assert drain(feed) == [*before, good]
-    assert books.counts() == {"taken": 3, "passed_on": 1 + len(before), "unreadable": 2 - len(before)}
+    assert books.counts() == {"passed_on": 1 + len(before), "unreadable": 2 - len(before)}
     assert said == ["unreadable"]
 
 

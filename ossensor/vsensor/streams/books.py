@@ -3,13 +3,13 @@
 Invariant, as equalities of integers, when nothing is in hand:
 
     committed = announced + unannounced                                        (since the keeper's start)
-    announced = taken                                                          (see Announcer.begin)
+    announced = taken                                                          (see notices.py)
     taken     = passed_on + idle + not_chosen + behind + unreadable + killed
     passed_on = vxlan_sent + vxlan_<each reason>                               (where there is a VXLAN output)
 
 Every count has one writer: the serving process those of its own, the streaming one all others. A count is one aligned
-8-byte store, so a kill leaves the old one or the new one. What the killed process had in hand may have been sent or
-not; its successor counts it as `killed`.
+8-byte store, so a kill leaves the old one or the new one. What a killed process had in hand may have been sent or
+not; the streaming process that is next to count counts it as `killed`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Count(IntEnum):
     UNANNOUNCED = auto()  # it was killed between commit and notice, or the streaming process was deaf for very long
     STORED_BEFORE = auto()  # what the store held when the keeper began, and one; never shown
     # Owner: streaming process.
-    TAKEN = auto()  # named in notices that the streaming process received
+    TAKEN = auto()  # as far as this in ANNOUNCED the streaming process knows what became of each
     PASSED_ON = auto()  # read, and given to every output
     IDLE = auto()  # nobody was connected, and there is no VXLAN output
     NOT_CHOSEN = auto()  # of a sensor that --stream-sensor does not name
     BEHIND = auto()  # passed over because the streaming process was too far behind, or had no more time at a stop
     UNREADABLE = auto()  # the file was gone or damaged, or had fewer packets than its sensor said
-    KILLED = auto()  # in hand when the streaming process was killed
+    KILLED = auto()  # in hand when a process was killed
     VXLAN_SENT = auto()
     VXLAN_NOT_ETHERNET = auto()  # VXLAN carries nothing else
     VXLAN_TOO_LONG = auto()  # for the path's MTU where it may not be fragmented, or for any datagram
@@ -61,6 +61,18 @@ class Books:
 
     def add(self, count: Count, packets: int) -> None:
         self._counts[count] += packets
+
+    def take(self, position: int, packets: int) -> bool:
+        """Whether the notice of so many packets that ends at `position` in ANNOUNCED is news; it is counted now.
+
+        It is none if a predecessor that was asked to stop counted it, because it was just being sent.
+        """
+        missed = position - packets - self[Count.TAKEN]
+        if missed < 0:
+            return not packets
+        self.add(Count.KILLED, missed)
+        self.add(Count.TAKEN, missed + packets)
+        return True
 
     def inherit(self) -> int:
         """For a new streaming process: how many packets its predecessor had in hand when it died, now counted."""

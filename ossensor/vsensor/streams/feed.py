@@ -59,7 +59,6 @@ class Feed:
         return bool(self._waiting)
 
     def add(self, notice: Notice) -> None:
-        self._books.add(Count.TAKEN, notice.packets)
         if self._sensors and notice.file.partition("/")[0] not in self._sensors:
             self._books.add(Count.NOT_CHOSEN, notice.packets)
             return

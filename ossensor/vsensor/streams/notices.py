@@ -3,6 +3,10 @@
 Invariant: what a notice names is committed, flushed, and never written again; a notice holds no packet. Every packet
 that is committed is in exactly one notice, or counted as `unannounced`.
 
+Either process may be killed between any two lines, so a notice says where in ANNOUNCED it ends. The sender counts, and
+sends then; the receiver receives, and counts then. Whoever is killed between the two leaves a gap before the next
+notice, or before the end, and the receiver finds it there.
+
 The packets themselves are read from the store's files, by the streaming process, so what the store's writer does for
 the streams is one send of some hundred bytes that never waits, after its sensors were answered. Rejected: sending the
 sections (a copy of each byte in the writer's thread, and megabytes of socket buffer for a reader that hangs); watching
@@ -16,7 +20,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from ossensor.vsensor.index import Row
@@ -26,7 +31,7 @@ from .books import Books, Count
 # Beyond this many files with something untold, the streaming process has been deaf for a thousand rotations.
 _FILES_MAX: Final = 1024
 _LAST_S: Final = 0.5  # of the keeper's patience with the serving process
-_HEAD: Final = struct.Struct("<QQQ")
+_HEAD: Final = struct.Struct("<QQQQ")
 LONGEST_BYTES: Final = 4096  # a path of the store has at most 63 + 3 * 15 + 40 characters
 
 
@@ -37,14 +42,14 @@ class Notice(NamedTuple):
     start: int
     end: int
     packets: int
+    position: int = 0  # in ANNOUNCED, after these packets; given when it is sent
 
     def encode(self) -> bytes:
-        return _HEAD.pack(self.start, self.end, self.packets) + self.file.encode()
+        return _HEAD.pack(self.start, self.end, self.packets, self.position) + self.file.encode()
 
     @classmethod
     def decode(cls, message: bytes) -> Notice:
-        start, end, packets = _HEAD.unpack_from(message)
-        return cls(message[_HEAD.size :].decode(), start, end, packets)
+        return cls(message[_HEAD.size :].decode(), *_HEAD.unpack_from(message))
 
 
 class Announcer:
@@ -60,8 +65,7 @@ class Announcer:
         """For a new serving process, before it stores anything: the store holds so many packets.
 
         Between a commit and its notice a process can be killed; then nobody hears of that commit. The successor finds
-        it missing here and counts it. Killed between sending and counting, what was told counts as untold: then less
-        is `announced` than `taken`.
+        it missing here and counts it.
         """
         if not self._books[Count.STORED_BEFORE]:
             self._books.add(Count.STORED_BEFORE, packets + 1)  # 0 is "not known yet"
@@ -103,9 +107,25 @@ class Announcer:
 
     def _send(self) -> None:
         for file, notice in list(self._untold.items()):
-            try:
-                self._channel.send(notice.encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            except OSError:  # full, whoever was to empty it; the keeper holds the other end, so it is not closed
-                return
             self._books.add(Count.ANNOUNCED, notice.packets)
+            message = notice._replace(position=self._books[Count.ANNOUNCED]).encode()
+            try:
+                self._channel.send(message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except OSError:  # full, whoever was to empty it; the keeper holds the other end, so it is not closed
+                self._books.add(Count.ANNOUNCED, -notice.packets)
+                return
             del self._untold[file]
+
+
+def hear(channel: socket.socket, books: Books) -> Iterator[Notice]:
+    """What the channel holds now, for the streaming process; each notice is counted as taken."""
+    with suppress(BlockingIOError):
+        while True:
+            notice = Notice.decode(channel.recv(LONGEST_BYTES))
+            if books.take(notice.position, notice.packets):
+                yield notice
+
+
+def heard_all(books: Books) -> None:
+    """No notice is to come: what was announced and not heard of was in hand when a process was killed."""
+    books.take(books[Count.ANNOUNCED], 0)

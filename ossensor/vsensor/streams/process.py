@@ -25,7 +25,7 @@ from ossensor.vsensor.report import Report
 from .books import Books, Count
 from .feed import Feed
 from .live import Pcap, Pcapng, frames
-from .notices import LONGEST_BYTES, Notice
+from .notices import hear, heard_all
 from .readers import Reader, Readers
 from .sender import Sender
 
@@ -124,11 +124,8 @@ class _Streaming:
             self._pass_on()
 
     def _listen(self) -> None:
-        try:
-            while True:
-                self._feed.add(Notice.decode(self._channel.recv(LONGEST_BYTES)))
-        except BlockingIOError:
-            return
+        for notice in hear(self._channel, self._books):
+            self._feed.add(notice)
 
     def _pass_on(self) -> None:
         section = self._feed.next()
@@ -198,6 +195,7 @@ class _Streaming:
     def _finish(self, deadline_s: float) -> None:
         """What was announced before the stop is passed on, as far as there is time; then readers' files end."""
         self._listen()
+        heard_all(self._books)
         while self._feed and time.monotonic() < deadline_s:
             self._turn(0)
         self._feed.let_go(Count.BEHIND)
