@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import queue
+import select
 import threading
 import time
 from typing import Any, Final
@@ -28,6 +29,9 @@ _NAMES: Final = {STATS: "STATS", SEND: "SEND", ANTIGENA: "ANTIGENA", CHUNK: "CHU
 _STDERR: Final = 2
 # A few seconds' worth for a reader that comes back; 10,000 lines are some megabytes.
 _OUTLET_LINES: Final = 10_000
+# At the end: for a reader that takes nothing, and for our own thread on a machine that is too busy to run it.
+_UNREAD_S: Final = 0.5
+_UNWRITTEN_S: Final = 5.0
 
 
 def fields(**values: Any) -> dict[str, Any]:
@@ -112,11 +116,22 @@ class Outlet(logging.Handler):
                     rest = rest[os.write(_STDERR, rest) :]
             self._lines.task_done()
 
-    def flush_briefly(self, at_most_s: float = 0.5) -> None:
+    def flush_briefly(self) -> None:
         """Gives what is queued a moment to be written."""
         self.start()
-        with self._lines.all_tasks_done:
-            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, at_most_s)
+        wait_briefly(self._lines, _STDERR)
+
+
+def wait_briefly(lines: queue.Queue[str], fd: int) -> None:
+    """Until a thread has written all lines to the descriptor, or it seems that nobody will read them."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    began_s = time.monotonic()
+    with lines.all_tasks_done:
+        while lines.unfinished_tasks:
+            lines.all_tasks_done.wait(0.05)
+            if time.monotonic() - began_s > (_UNWRITTEN_S if poll.poll(0) else _UNREAD_S):
+                return
 
 
 def start() -> None:

@@ -31,6 +31,7 @@ _HUNG_S: Final = 8.0
 _ABORT_GRACE_S: Final = 1.0
 
 _PIPE_ENDS: Final = 4  # that multiprocessing makes for a child
+_HEAR_OUT_S: Final = 5.0
 
 _libc = ctypes.CDLL(None)
 _fork = multiprocessing.get_context("fork")
@@ -90,9 +91,9 @@ class Forge:
             raise OSError(errno.EAGAIN, str(e)) from e
         return Process(process, heartbeat)
 
-    def hear_out(self, at_most_s: float = 0.5) -> None:
-        """When all children are gone: gives what they said a moment to be passed on."""
-        self._listener.wait_for_the_end(at_most_s)
+    def hear_out(self) -> None:
+        """When all children are gone, and their pipes end: until what they said is passed on."""
+        self._listener.wait_for_the_end(_HEAR_OUT_S)
 
 
 class Process:

@@ -61,6 +61,7 @@ class Uplink:
         self._heed = heed
         self._order = order
         self._orders = Parts()
+        self._ordered = False  # whether orders ever came
         self._report: str | None = None
         self.child = Child("oss-upload")
         self.process: Process | None = None
@@ -79,9 +80,10 @@ class Uplink:
             self.child.could_not_start(time.monotonic(), str(e))
             raise
         plan, context, heartbeat, metrics = self._plan, self._context, self._heartbeat, self._metrics
+        ordered = self._ordered
 
         def work(signals: Signals) -> Exit:
-            return Uploader(plan, theirs, context, heartbeat, metrics).run(signals)
+            return Uploader(plan, theirs, context, heartbeat, metrics, ordered=ordered).run(signals)
 
         keep = (theirs.fileno(), *(() if metrics is None else (metrics.fileno(),)))
         try:
@@ -146,6 +148,7 @@ class Uplink:
                 self._tell("heeded", **self._heed(message))
             case "orders":
                 if (text := self._orders.maybe_whole(message)) is not None:
+                    self._ordered = True
                     self._order(text)
             case "upload":
                 self.said = Upload.maybe(message) or self.said

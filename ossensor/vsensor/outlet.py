@@ -15,9 +15,10 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
+from ossensor.logs import wait_briefly
+
 # As the sensor's log: a few seconds' worth for a reader that comes back, some megabytes.
 LINES_MAX: Final = 10_000
-_LAST_S: Final = 0.5
 
 
 class Outlet:
@@ -38,8 +39,7 @@ class Outlet:
         try:
             yield
         finally:
-            with self._lines.all_tasks_done:
-                self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, _LAST_S)
+            wait_briefly(self._lines, self._fd)
 
     def write(self, line: str) -> None:
         """Never waits."""

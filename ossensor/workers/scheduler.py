@@ -42,10 +42,21 @@ class AntigenaPlan:
 
 
 class Scheduler:
-    """`tell` passes orders on: Orders' JSON, with how far the vSensor's clock is ahead of the time since boot."""
+    """`tell` passes orders on: Orders' JSON, with how far the vSensor's clock is ahead of the time since boot.
+
+    `ordered`: some were passed on in an earlier life, and are in force. Until the first, no orders are no news.
+    """
 
     def __init__(
-        self, route: Route, asker: Asker, sensor: str, plan: AntigenaPlan, tell: Callable[[str], bool], now_s: float
+        self,
+        route: Route,
+        asker: Asker,
+        sensor: str,
+        plan: AntigenaPlan,
+        tell: Callable[[str], bool],
+        now_s: float,
+        *,
+        ordered: bool,
     ) -> None:
         self._route = route
         self._asker = asker
@@ -56,6 +67,7 @@ class Scheduler:
         self._report = self._idle.body
         self._trouble = ""
         self._asked = False
+        self._ordered = ordered
         self._told: tuple[str, int] | None = None
 
     @property
@@ -109,10 +121,10 @@ class Scheduler:
             self._route.complaints.say(self._trouble)
             return
         self._trouble = ""
-        if (orders.book, orders.version) == self._told or (self._told is None and not orders.actions):
+        if (orders.book, orders.version) == self._told or not (self._ordered or orders.actions):
             return  # nothing new, or nothing yet
         ahead_s = self._route.vsensor_time_s() - time.clock_gettime(time.CLOCK_BOOTTIME)
         # Put together as text: what is nested as deeply as JSON's reader takes would be too deep by one level more.
         if self._tell(f'{{"ahead_s": {json.dumps(ahead_s)}, "orders": {body.decode()}}}'):
-            self._told = orders.book, orders.version
+            self._told, self._ordered = (orders.book, orders.version), True
             log.log(ANTIGENA, "orders", extra=fields(version=orders.version, actions=len(orders.actions)))

@@ -73,7 +73,10 @@ class Uploader:
         context: ssl.SSLContext,
         heartbeat: Heartbeat,
         metrics: socket.socket | None,
+        *,
+        ordered: bool,
     ) -> None:
+        """`ordered`: a predecessor passed Antigena's orders on."""
         self._plan = plan
         self._channel = channel
         self._heartbeat = heartbeat
@@ -94,7 +97,7 @@ class Uploader:
         spokesman = Client(to.host, to.port, context, to.application)
         asker = Asker("liaison", spokesman, self._report, keep_connection=False)  # the next is a minute away
         self._liaison = Liaison(self._route, asker, to.sensor, plan.introduction)
-        self._scheduler = self._scheduled(context)
+        self._scheduler = self._scheduled(context, ordered=ordered)
         clients = [Client(to.host, to.port, context, to.application, plan.compression) for _ in range(SENDERS)]
         self._senders = Senders(clients, read, self._report)
         self._exporter = self._exported(metrics)
@@ -102,14 +105,14 @@ class Uploader:
         self._delivery = Delivery(plan, holdings, self._route, self._overflow, self._senders, self._moved, acknowledged)
         self._self_report = SelfReport(channel, holdings, self._route, self._overflow)
 
-    def _scheduled(self, context: ssl.SSLContext) -> Scheduler | None:
+    def _scheduled(self, context: ssl.SSLContext, *, ordered: bool) -> Scheduler | None:
         to, plan = self._plan.to, self._plan.antigena
         if plan is None:
             return None
         client = Client(to.host, to.port, context, to.application)
         asker = Asker("antigena", client, self._report, keep_connection=True)
         tell = partial(self._channel.send_text, "orders")
-        return Scheduler(self._route, asker, to.sensor, plan, tell, time.monotonic())
+        return Scheduler(self._route, asker, to.sensor, plan, tell, time.monotonic(), ordered=ordered)
 
     def _exported(self, listener: socket.socket | None) -> Exporter | None:
         if listener is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from harness import proc
 from harness.connections import Pair, connected
 from harness.namespaces import address, wire
 from harness.operator import Operator
-from harness.programs import Sensor, VSensor
+from harness.programs import UPLOADER, Sensor, VSensor
 from harness.resets import count_sent, packets_sent
 from harness.world import SENSOR_NAME, World
 
@@ -144,6 +146,10 @@ def test_with_antigena_off_no_order_is_asked_for_and_none_is_enforced(site: Site
     pair.close()
 
 
+def _in_force(sensor: Sensor, name: str) -> bool:
+    return any(name in record["ids"].split() for record in sensor.records("orders in force"))
+
+
 def _lives(site: Site, until_s: float) -> bool:
     """Whether a new connection is there after a second, and at that time. Exchanges may be quicker than a reset."""
     try:
@@ -167,12 +173,15 @@ def _lives(site: Site, until_s: float) -> bool:
 def test_without_the_vsensor_an_order_ends_when_it_is_to_and_not_before(site: Site) -> None:
     vsensor = site.vsensor()
     sensor = site.sensor()
-    seconds = 10
-    asked_s = time.time()
-    site.operator.block("--src", HERE[4], "--dst", THERE[4], seconds=seconds)
-    placed_s = time.time()
-    expires_s = site.operator.orders()["one"]["action"]["expires_s"]
-    sensor.wait_for("orders in force", ids="one")
+    for seconds in (10, 60, 300):  # a machine that has no time at all takes most of the first
+        asked_s = time.time()
+        name = f"for-{seconds}-s"
+        site.operator.block("--src", HERE[4], "--dst", THERE[4], seconds=seconds, name=name)
+        placed_s = time.time()
+        expires_s = site.operator.orders()[name]["action"]["expires_s"]
+        proc.eventually("it is in force", lambda: _in_force(sensor, name) or time.time() > expires_s)  # noqa: B023
+        if time.time() < expires_s - 4:
+            break
     vsensor.kill_all()
     begun_s = [time.time()]
     while not _lives(site, expires_s - 1):
@@ -228,6 +237,23 @@ def test_a_protected_network_and_the_sensors_own_upload_are_out_of_reach_and_the
     pair.close()
     # It still delivers: what it has captured of this very connection arrives.
     proc.eventually("batches arrive", lambda: site.world.stored_bytes("cap0") > 0)
+
+
+def test_an_order_that_is_cleared_before_the_uploaders_successor_has_asked_ends(site: Site) -> None:
+    site.vsensor()
+    sensor = site.sensor()
+    first, last = site.pairs(count=2)
+    site.operator.block("--src", HERE[4], "--dst", THERE[4])
+    sensor.wait_for("orders in force", ids="one")
+    assert first.ends_after() == ("ECONNRESET", "ECONNRESET")
+
+    os.kill(sensor.one(UPLOADER), signal.SIGSTOP)  # it hears of nothing any more
+    site.operator("clear", "one")
+    sensor.kill(UPLOADER)
+    proc.eventually("it is let go", lambda: sensor.records("orders", removed="one"))
+    assert [last.exchange() for _ in range(20)] == [True] * 20
+    for pair in (first, last):
+        pair.close()
 
 
 def test_killed_enforcers_successors_go_on_without_the_vsensor_and_a_cleared_order_ends(site: Site) -> None:

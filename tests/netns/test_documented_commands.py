@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,8 @@ def readme(world: World, folder: Path) -> None:
                 os.killpg(make.pid, signal.SIGINT)  # as a terminal's Ctrl-C: all of them get it
                 said.extend(make.stdout)
             finally:
-                make.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(make.pid, signal.SIGKILL)
 
     reader.instead["make run"] = make_run
     reader.follow("README.md")
@@ -124,6 +126,7 @@ def operations(world: World, folder: Path) -> None:
         nonlocal sensor
         assert sensor.terminate()[0] == 0
         sensor = world.start_sensor("cap0")
+        proc.eventually("the vSensor is proven", lambda: (world.status()["uploader"]["said"] or {}).get("reachable"))
 
     reader.instead = {
         "systemctl restart ossensor": restart,

@@ -34,9 +34,6 @@ def _root_as_it_was() -> Iterator[None]:
 def written() -> None:
     """Returns once what was logged has been written, however long a busy machine takes for it."""
     logs.flush_briefly()
-    for handler in logging.getLogger().handlers:
-        assert isinstance(handler, logs.Outlet)
-        handler.flush_briefly(DEADLINE_S)
 
 
 # -- levels and formats -----------------------------------------------------------------------------------------------

@@ -38,14 +38,14 @@ class Asked:
 class Bench:
     """A scheduler whose vSensor has proved itself, at the time 0."""
 
-    def __init__(self, *, is_open: bool = True) -> None:
+    def __init__(self, *, is_open: bool = True, ordered: bool = False) -> None:
         to = Destination(ADDRESS, 443, (KEY,), pinned=True, sensor="s", application="x")
         self.route = Route(to, ssl.create_default_context(), lambda _: None, lambda _: True)
         self.asked = Asked()
         self.told: list[dict[str, Any]] = []
         asker: Any = self.asked
         plan = AntigenaPlan("enforce", PERIOD_S)
-        self.scheduler = Scheduler(self.route, asker, "s", plan, self._tell, 0.0)
+        self.scheduler = Scheduler(self.route, asker, "s", plan, self._tell, 0.0, ordered=ordered)
         if is_open:
             self.open()
 
@@ -108,6 +108,13 @@ def test_no_orders_ever_wake_nobody() -> None:
     for n in range(3):
         bench.exchange(10.0 * (n + 1), Outcome.REGISTERED, Orders(BOOK, n, ()).body)
     assert bench.told == []
+
+
+def test_what_was_cleared_while_no_uploader_lived_is_passed_on_by_the_next() -> None:
+    bench = Bench(ordered=True)
+    for n in range(3):
+        bench.exchange(10.0 * (n + 1), Outcome.REGISTERED, Orders(BOOK, 2, ()).body)
+    assert [told["orders"] for told in bench.told] == [{"book": BOOK, "version": 2, "actions": []}]
 
 
 # As it came it is short enough; as it is spelled on the way to the enforcer, it is not.

@@ -172,7 +172,7 @@ class Sensor(Program):
 
     def named(self, name: str) -> list[int]:
         """The pids of the sensor's processes of this name."""
-        return [pid for pid in proc.tree(self.pid)[1:] if proc.comm(pid) == name]
+        return [pid for pid in proc.tree(self.pid)[1:] if proc.comm(pid) == name and proc.alive(pid)]
 
     def books(self, interface: str = "cap0") -> dict[str, int]:
         """The last account of an interface that was captured once, from the line that it ends with."""
@@ -194,9 +194,10 @@ class Sensor(Program):
         return self.successor(name, self.strike(name))
 
     def strike(self, name: str) -> int:
-        """Kills the process of this name, and returns its pid."""
+        """Kills the process of this name, and returns its pid once it is dead: what is struck next is another."""
         victim = self.one(name)
         os.kill(victim, signal.SIGKILL)
+        proc.eventually(f"{name} is dead", lambda: not proc.alive(victim))
         return victim
 
     def successor(self, name: str, victim: int) -> int:
@@ -240,7 +241,8 @@ class VSensor(Program):
 
     def kill_all(self) -> None:
         """The keeper first, or it would start another server."""
-        proc.kill(proc.tree(self.pid))
+        family = proc.tree(self.pid)
+        proc.gone_after_s(family, lambda: proc.kill(family))
         self.wait()
 
     def _serving(self) -> list[int]:
