@@ -128,7 +128,7 @@ class Delivery:
         self._moved()  # it is there, and speaks
         if result.outcome is Outcome.STALE and result.vsensor_time_s is not None:
             # A vSensor that has just started calls everything signed before that stale, with no offset at all.
-            self._route.learn_time(result.vsensor_time_s)
+            self._route.learn_time(result.vsensor_time_s, result.job.stamp.created_s)
         if trouble:
             self._route.trouble = f"{trouble} ({result.detail})"
             self._route.complaints.say(trouble, answer=result.detail)

@@ -230,7 +230,7 @@ class Route:
             log.info("the vSensor has proved to hold the key; its certificate is pinned", extra=where)
         self._proof = proof
         self.trouble = ""
-        self.learn_time(proof.vsensor_time_s)
+        self.learn_time(proof.vsensor_time_s, question.created_s)
         self.endpoint.proven(now_s)
         diverted = self.endpoint.diverted
         if fault := self.endpoint.told(proof.welcome.direct, now_s):
@@ -263,9 +263,13 @@ class Route:
             self._delivers = True
             log.info("the vSensor answers", extra=fields(host=self._to.host, address=address))
 
-    def learn_time(self, vsensor_time_s: int) -> None:
-        """Only a signed reply may move our idea of the time, and only the offset: the clock stays its owner's."""
-        offset_s = vsensor_time_s - int(self._clock())
-        if abs(offset_s - self._clock_offset_s) > 1:
-            self._clock_offset_s = offset_s
-            self.complaints.say("the clocks differ; signing by the vSensor's", offset_s=offset_s)
+    def learn_time(self, vsensor_time_s: int, asked_s: int) -> None:
+        """Only a signed reply may move our idea of the time, and only the offset: the clock stays its owner's.
+
+        `asked_s`: the request's `created`. A reply that was stamped later than that, and is behind when it is heard,
+        took its time; we would lag behind by as much.
+        """
+        error_s = vsensor_time_s - self.vsensor_time_s()
+        if error_s > 1 or (error_s < -1 and vsensor_time_s < asked_s - 1):
+            self._clock_offset_s += error_s
+            self.complaints.say("the clocks differ; signing by the vSensor's", offset_s=self._clock_offset_s)

@@ -103,7 +103,7 @@ class Scheduler:
             return
         self._route.endpoint.succeeded(generation)
         if answer.vsensor_time_s is not None:
-            self._route.learn_time(answer.vsensor_time_s)
+            self._route.learn_time(answer.vsensor_time_s, answer.inquiry.stamp.created_s)
         if answer.outcome is Outcome.REGISTERED:
             self._take(answer)
         else:

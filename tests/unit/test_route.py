@@ -140,3 +140,25 @@ def test_a_proof_that_comes_after_its_address_was_given_up_opens_nothing() -> No
 
     assert endpoint.wants(1.0) in {State.WAITING, State.UNRESOLVED}
     assert endpoint.concurrency(4) == 0
+
+
+@pytest.mark.parametrize(
+    "ahead_s, took_s, learned_s",
+    [
+        (0, 0, 0),
+        (1, 0, 0),
+        (-1, 0, 0),
+        (2, 0, 2),
+        (-2, 0, -2),
+        (3600, 5, 3595),
+        (-3600, 5, -3605),
+        (0, 5, 0),
+        (-1, 5, 0),
+    ],
+)
+def test_a_reply_that_was_long_on_its_way_does_not_set_the_time_back(ahead_s: int, took_s: int, learned_s: int) -> None:
+    route = Heard().route
+    route._clock = lambda: 1000.5
+    route.learn_time(1000 - took_s + ahead_s, 1000 - took_s)
+
+    assert route.vsensor_time_s() == 1000 + learned_s

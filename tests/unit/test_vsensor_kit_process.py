@@ -29,7 +29,8 @@ keeper.GRACE_S = 3600
 keeper.Job = functools.partial(keeper.Job, patience_s=3600)
 from ossensor.vsensor import command
 from ossensor.vsensor.streams import notices, process
-command.STOP_S = notices._LAST_S = process._LAST_S = 3600
+from ossensor import logs
+command.STOP_S = logs._UNWRITTEN_S = notices._LAST_S = process._LAST_S = 3600
 settings = types.ModuleType("ossensor.settings")
 settings.load_vsensor_keys = lambda environ: [bytes.fromhex(environ["KEY_HEX"])]
 settings.bpf_fault = lambda expression: None
