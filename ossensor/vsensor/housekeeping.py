@@ -3,6 +3,8 @@
 It asks the writer for a turn every few seconds, says what that did, and has a janitor compress what was closed, in a
 process of its own. A janitor lives for one pass, so there is nothing that it could leak, and nothing to restart when it
 was killed but the next pass. It gets no environment, which may hold the key.
+
+What is said is for people to read: of what was done and not yet said when this process ends, only index and disk tell.
 """
 
 from __future__ import annotations
@@ -69,15 +71,19 @@ class Housekeeping:
                 await asyncio.sleep(self._turn_s)
 
     async def _turn(self) -> None:
-        tidied = await asyncio.wrap_future(self._store.tidy())
-        for doomed in tidied.removed:
-            self._told.removed(doomed)
-        if tidied.packable is not None:
-            self._packable = tidied.packable
-            self._found.set()
-        if tidied.trouble != self._trouble:  # once for each, not once for each turn
-            self._trouble = tidied.trouble
-            self._told.trouble(self._trouble or "is over")
+        """One, and those that have to follow it: batches get in between."""
+        more = True
+        while more:
+            tidied = await asyncio.wrap_future(self._store.tidy())
+            for doomed in tidied.removed:
+                self._told.removed(doomed)
+            if tidied.packable is not None:
+                self._packable = tidied.packable
+                self._found.set()
+            if tidied.trouble != self._trouble:  # once for each, not once for each turn
+                self._trouble = tidied.trouble
+                self._told.trouble(self._trouble or "is over")
+            more = tidied.more
 
     async def _pack(self) -> None:
         while True:

@@ -50,10 +50,11 @@ def compress(path: Path) -> int | None:
                 os.close(fd)
             part.rename(target)  # 3
         sync_folder(path.parent)  # 4: also with --no-fsync, as what it replaces may be durable by now
+        size = target.stat().st_size  # under the lock: after it, retention may remove both
         path.unlink()  # 5
         # What was read once will not be read again soon; what the vSensor writes will.
         os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)
-    return target.stat().st_size
+    return size
 
 
 def _whole(target: Path, length: int) -> bool:

@@ -43,12 +43,21 @@ def die_with(parent: int) -> None:
         os._exit(Exit.INTERNAL)
 
 
+def heed_stops() -> None:
+    """For a child that has its handlers now: a stop that came since its fork has waited, and comes.
+
+    By the default action it would have killed a child that is about to begin, without its last word, and the keeper
+    calls that a stop as asked. Threads that began before keep these signals blocked: the main thread gets them.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
 @dataclass(slots=True)
 class Job:
     """What one child does, again and again, and the child that does it now."""
 
     name: str
-    run: Callable[[], int]
+    run: Callable[[], int]  # in the child, with SIGTERM and SIGINT blocked until it calls heed_stops()
     backoff: Backoff
     vital: bool = False  # when it says that no restart will help, there is no use in the others
     patience_s: float = _PATIENCE_S  # between SIGTERM and SIGKILL
@@ -126,9 +135,7 @@ class Keeper:
         code: int = Exit.INTERNAL
         try:
             die_with(parent)
-            # Until the server has its own handlers, Ctrl-C ends the child without a traceback.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask | _STOPS)  # until heed_stops()
             code = job.run()
         except BaseException:  # noqa: BLE001 -- the frames above belong to the parent; nothing may return into them
             traceback.print_exc()

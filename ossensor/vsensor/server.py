@@ -33,7 +33,7 @@ from .events import Events
 from .housekeeping import Housekeeping
 from .index import Index
 from .introductions import Introductions
-from .keeper import GRACE_S
+from .keeper import GRACE_S, heed_stops
 from .layout import Layout
 from .lookout import Lookout
 from .operator import OperatorDoor
@@ -230,6 +230,7 @@ def _ended(task: asyncio.Task[None]) -> None:
 def stop_on_signals(stop: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
+    heed_stops()
 
 
 async def every(pause_s: float, act: Callable[[], None]) -> None:

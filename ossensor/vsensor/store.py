@@ -146,7 +146,10 @@ class Store:
         return repeat.done
 
     def tidy(self) -> Future[Tidied]:
-        """What was done by a turn of the housekeeping; to be called every few seconds."""
+        """What was done by a turn of the housekeeping; to be called every few seconds, and at once while there is more.
+
+        Not by the writer itself: a turn that nobody asked for has nobody to tell what it removed.
+        """
         turn = Turn()
         self._queue.put(turn)
         return turn.done
@@ -217,10 +220,7 @@ class Store:
             # Rows of a failed commit may come back yet; what they name must not be closed, packed or removed.
             turn.done.set_result(Tidied())
             return
-        tidied = self._tidying.turn(time.monotonic())
-        turn.done.set_result(tidied)
-        if tidied.more:
-            self._queue.put(Turn())
+        turn.done.set_result(self._tidying.turn(time.monotonic()))
 
     def _append(self, group: list[Append]) -> None:
         try:

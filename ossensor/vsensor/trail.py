@@ -2,7 +2,8 @@
 
 Invariant: an order, its clearing or extension has its line on the disk before it is in the book, so nothing is in force
 that the trail does not tell of. (A process killed between the two leaves a line of an order that nobody was told was
-taken.) All other lines are notes: one that the disk does not take is counted, and the next line says how many.
+taken.) All other lines are notes: one that the disk does not take is counted, and the next line of this process says
+how many.
 """
 
 from __future__ import annotations

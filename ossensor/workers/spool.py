@@ -76,6 +76,7 @@ class Spool:
         self.pending = 0
         self.broken = False
         self._not_before_s = 0.0
+        self._refuses = ""  # the thread's: why it writes nothing any more; `broken` is what the main thread heard of it
         threading.Thread(target=self._write_all, name="spool", daemon=True).start()
 
     def found(self) -> list[Spooled]:
@@ -143,11 +144,14 @@ class Spool:
     def _write_all(self) -> None:
         while True:
             order = self._orders.get()
+            if self._refuses:  # ordered before the main thread heard of it
+                self._report(Written(order, trouble=self._refuses))
+                continue
             try:
                 written = Written(order, self._write(order))
             except OSError as e:
-                why = f"{os.strerror(e.errno or 0)}"
-                written = Written(order, trouble=why, passing=e.errno in _PASSING)
+                written = Written(order, trouble=os.strerror(e.errno or 0), passing=e.errno in _PASSING)
+                self._refuses = "" if written.passing else written.trouble
             self._report(written)
 
     def _write(self, order: Order) -> int:

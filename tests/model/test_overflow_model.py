@@ -119,7 +119,7 @@ class OverflowMachine(RuleBasedStateMachine):
     def dies(self) -> None:
         self.begin_a_life()
 
-    @precondition(lambda self: self.orders)
+    @precondition(lambda self: self.orders and not self.overflow.spool._refuses)
     @rule(at=st.sampled_from(CALLS))
     def dies_while_it_writes(self, at: tuple[str, int]) -> None:
         with pytest.raises(KilledError), self.disk.watched(Fault(*at, KilledError())):

@@ -3,7 +3,8 @@
 The model has what each batch is (its bytes and its books), the names that the folder has (`named`), and those that an
 outage cannot take from it (`flushed`). Held against that: a life finds exactly what is named, or after an outage what
 is named and flushed, and nothing that is neither; a file opens to exactly what was written, or is found to be damaged;
-whatever a life takes for being on the disk to stay is named and flushed; no write takes it above its limit.
+whatever a life takes for being on the disk to stay is named and flushed; no write takes it above its limit; behind a
+write that failed for good nothing is written in that life, whether its main thread has heard of it or not.
 
 Process and machine die in mortal_disk.py: between any two calls, write and rename, and rename and flush, among them.
 """
@@ -91,6 +92,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.left: set[Spooled] = set()  # what could not be removed
         self.not_before_s = 0.0
         self.broken = False
+        self.refuses = ""  # why the thread writes nothing any more
 
     def begin_a_life(self, *, after_an_outage: bool = False) -> None:
         self.new_spool()
@@ -187,7 +189,9 @@ class SpoolMachine(RuleBasedStateMachine):
         self.write()
         self.disk.longest_write = 1 << 30
 
-        assert self.reports[-1].trouble == ""
+        assert (self.reports[-1].trouble, self.reports[-1].passing) == (self.refuses, False)
+        if self.refuses:
+            return
         assert self.reports[-1].file_bytes == (self.disk.folder / spooled.name).stat().st_size
         self.named[spooled] = None
         self.flushed = dict(self.named)
@@ -198,6 +202,8 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def ordered(self, data: st.DataObject) -> bool:
         """Whether the disk has something to do, now at the latest."""
+        if self.refuses:
+            return False
         if not self.orders:
             self.order(data, again=True)
         return bool(self.orders)
@@ -211,6 +217,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.write(Fault(*CALLS[at], OSError(number, os.strerror(number)), for_good))
 
         assert (self.reports[-1].trouble, self.reports[-1].passing) == (os.strerror(number), number in PASSING)
+        self.refuses = os.strerror(number) if number in LASTING else ""
         if for_good and at >= NAMED_FROM:
             self.named[spooled] = None
             self.left.add(spooled)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from browser import Browser, Page
-from test_vsensor_kit import Signer, Wire, payload
+from test_vsensor_kit import PATIENCE_S, Message, Signer, Wire, payload
 from test_vsensor_kit_process import Process
 
 from ossensor import pcapng
@@ -77,7 +79,7 @@ class Actor:
 
     def introduce(self) -> None:
         body, target = self._introduction.body, introduction_path(self.name)
-        self._say(self._signer.registration(body, target=target, created_s=int(time.time())), Outcome.REGISTERED)
+        self._say(partial(self._signer.registration, body, target=target), Outcome.REGISTERED)
 
     def send(self, packets: int = 10, *, size: int = 200, dropped: int = 0, missing: int | None = None) -> None:
         """One batch, just captured.
@@ -89,10 +91,10 @@ class Actor:
         before, self._packets = self._packets, self._packets + packets
         received = self._packets + self._dropped + (missing or 0)
         books = Account(before, received, self._dropped, final=int(missing is not None))
-        message = self._signer.message(
+        message = partial(
+            self._signer.message,
             self._sequence,
             captured(packets, size),
-            created_s=int(time.time()),
             packets=str(packets),
             stream=self._stream,
             fields={FIELD_BOOKS: books.text},
@@ -102,13 +104,17 @@ class Actor:
 
     def report(self, book: str = "", version: int = 0, **members: Any) -> dict[str, Any]:
         """What it is ordered."""
-        report = Report("enforce", book, version, **members)
-        message = self._signer.report(report, sensor=self.name, created_s=int(time.time()))
+        message = partial(self._signer.report, Report("enforce", book, version, **members), sensor=self.name)
         orders: dict[str, Any] = json.loads(self._say(message, Outcome.REGISTERED))
         return orders
 
-    def _say(self, message: Any, expected: Outcome) -> bytes:
-        answer = self._wire.send(message)
+    def _say(self, signed: Callable[..., Message], expected: Outcome) -> bytes:
+        answer = self._wire.send(signed(created_s=int(time.time())))
+        deadline_s = time.monotonic() + PATIENCE_S
+        while answer.outcome is Outcome.STALE:  # as all is that was signed in the second of the vSensor's start
+            assert time.monotonic() < deadline_s, "stale for ever"
+            time.sleep(0.05)
+            answer = self._wire.send(signed(created_s=int(time.time())))
         assert answer.outcome is expected
         return answer.body
 

@@ -1,14 +1,14 @@
-"""One nats-server, as `make nats` unpacked it, on loopback, at a port that it chose itself the first time."""
+"""One nats-server, as `make nats` unpacked it, on loopback, at a port that stays its own."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from pathlib import Path
 from typing import Self
 
 import pytest
+from held_port import held_port
 
 _ROOT = Path(__file__).parents[2] / "build" / "nats"
 
@@ -21,7 +21,8 @@ class NatsServer:
             pytest.skip("there is no nats-server: `make nats`")
         self._folder = folder
         self._more = more
-        self.port = -1
+        self._holder = held_port()
+        self.port: int = self._holder.getsockname()[1]
         folder.mkdir()
         self.start()
 
@@ -40,7 +41,6 @@ class NatsServer:
             assert self.process.poll() is None, (self._folder / "log").read_text()
             assert time.monotonic() < deadline_s, "the server does not begin to listen"
             time.sleep(0.01)
-        self.port = int(json.loads(ports.read_text())["nats"][0].rpartition(":")[2])
 
     @property
     def url(self) -> str:
@@ -55,3 +55,4 @@ class NatsServer:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        self._holder.close()

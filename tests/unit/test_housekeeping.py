@@ -13,9 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from filled_store import EPOCH, START_NS, fill, made, opened
@@ -31,6 +32,7 @@ from ossensor.vsensor.housekeeping import Housekeeping
 from ossensor.vsensor.retention import Doomed
 from ossensor.vsensor.section import span
 from ossensor.vsensor.store import Append, Store
+from ossensor.vsensor.tidying import Tidied
 
 
 class Heard:
@@ -142,6 +144,30 @@ def test_janitors_killed_at_moments_of_their_own_lose_and_double_nothing(
     assert len(heard.files) == len(set(heard.files))
     assert not any(b"secret" in environ for environ in seen)
     assert janitors() == []
+
+
+class Tidies:
+    """A store whose turns find what they are given."""
+
+    def __init__(self, *found: Tidied) -> None:
+        self.found = list(found)
+
+    def tidy(self) -> Future[Tidied]:
+        turn: Future[Tidied] = Future()
+        turn.set_result(self.found.pop(0))
+        return turn
+
+
+def test_turns_that_follow_one_another_are_all_told(tmp_path: Path) -> None:
+    removed = [Doomed(f"f{n}", 1, "age") for n in range(2)]
+    heard = Heard()
+    told: list[Doomed] = []
+    heard.removed = told.append
+    store = Tidies(Tidied([removed[0]], more=True), Tidied([removed[1]], ["packable"], more=True), Tidied())
+    house = Housekeeping(cast("Store", store), tmp_path, heard, compress=False)
+    asyncio.run(house._turn())
+
+    assert (told, house._packable, store.found) == (removed, ["packable"], [])
 
 
 def test_what_a_janitor_cannot_compress_is_told_and_the_others_are_compressed(tmp_path: Path) -> None:

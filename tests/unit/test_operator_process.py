@@ -9,12 +9,14 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from held_port import held_port
 from test_vsensor_kit import KEY, RUN, Signer, answer_of
 from test_vsensor_kit_process import Process
 
@@ -33,12 +35,13 @@ class Site:
         self.token = tmp_path / "token"
         self.token.touch(0o600)
         self.token.write_text(TOKEN + "\n")
-        self.listen = "127.0.0.1:0"
+        self.port = held_port()
+        self.listen = f"127.0.0.1:{self.port.getsockname()[1]}"
         self.runs = 0
 
     def vsensor(self) -> Process:
         process = Process(self.root, "--operator-token-file", str(self.token), listen=self.listen)
-        self.listen = process.wait_for("listening")["address"]
+        process.wait_for("listening")
         return process
 
     def type(self, *words: str) -> tuple[int, Any]:
@@ -77,8 +80,10 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    with made.port:
+        yield made
 
 
 QUARANTINE = ("quarantine", "--device", "192.0.2.9", "--family", "web", "--duration", "600", "--id", "q1")

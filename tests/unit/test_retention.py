@@ -10,7 +10,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -490,6 +490,27 @@ def test_a_file_that_was_removed_is_not_compressed(tmp_path: Path) -> None:
         assert janitor.compress(path) is None
 
     assert [p.name for p in tmp_path.iterdir()] == ["f.pcapng"]
+
+
+def test_a_file_that_goes_as_soon_as_it_is_compressed_was_compressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention waits for the lock, and may have the file as soon as it is free."""
+    path = tmp_path / "f.pcapng"
+    path.write_bytes(b"x")
+    sizes: list[int] = []
+
+    @contextlib.contextmanager
+    def then_removed(path: Path) -> Iterator[int | None]:
+        with claimed(path) as fd:
+            yield fd
+        target = path.with_name(path.name + ".zst")
+        sizes.append(target.stat().st_size)
+        target.unlink()
+
+    monkeypatch.setattr(janitor, "claimed", then_removed)
+
+    assert [janitor.compress(path)] == sizes
 
 
 def test_a_name_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import threading
 from pathlib import Path
 from typing import Self
 
@@ -154,6 +155,32 @@ def test_after_a_failed_flush_nothing_more_is_written_and_what_was_flushed_is_st
     assert (written.passing, disk.spool.broken, disk.spool.takes(10, 1e9)) == (False, True, False)
     assert names(tmp_path) == [spooled(0).name]
     assert bytes(disk.spool.read(spooled(0))[0]) == SECTION
+
+
+def test_orders_that_were_waiting_when_a_flush_failed_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread knows of it before the main thread has concluded, and another batch may be in its queue by then."""
+    disk = Disk(tmp_path)
+    all_are_there = threading.Event()
+    numbers = [errno.EIO]
+    flush = os.fsync
+
+    def fail_once(fd: int) -> None:
+        assert all_are_there.wait(120)
+        if numbers:
+            raise OSError(numbers[0], os.strerror(numbers.pop()))
+        flush(fd)
+
+    monkeypatch.setattr(os, "fsync", fail_once)
+    for sequence in range(spool_module._PENDING):
+        disk.spool.order(Order(spooled(sequence), memoryview(SECTION), ACCOUNT))
+    all_are_there.set()
+    reports = [disk.reports.get(timeout=120) for _ in range(spool_module._PENDING)]
+
+    assert [written.order.spooled for written in reports] == [spooled(n) for n in range(spool_module._PENDING)]
+    assert {(written.trouble, written.passing) for written in reports} == {(os.strerror(errno.EIO), False)}
+    assert names(tmp_path) == []
 
 
 def test_a_folder_that_is_gone_breaks_nothing_but_the_spool(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import test_vsensor_kit_process
 from test_vsensor_kit import (
     EPOCH,
     KEY,
@@ -208,7 +209,7 @@ sys.exit(Keeper([Job("serving", serve, Backoff(base_s=0.01, rng=Full()), vital=T
         assert process.stdout is not None
         lines = [process.stdout.readline().strip() for _ in range(3)]
         process.terminate()
-        code = process.wait(10)
+        code = process.wait(120)
 
     assert lines == [*(f"0 could not be started (no process to be had) {d}" for d in (0.01, 0.02)), "serves"]
     assert code == Exit.DRAINED
@@ -267,6 +268,44 @@ sys.exit(Keeper(jobs, lambda what, pid, why, delay_s: say(what + " " + why)).run
     kept = [line for line in lines if not line.startswith("fails")]
     assert sorted(kept[:2]) == ["serving runs", "streaming runs"]
     assert kept[2:] == ["serving ends", "streaming ends"]
+    assert code == Exit.DRAINED
+
+
+# Before a child has its handlers, a stop is there; and what its exit code is, the keeper keeps to itself.
+_LATE = """
+import os, signal, time
+from ossensor.vsensor import server
+from ossensor.vsensor.streams import process as streaming
+real_exit = os._exit
+def tell(code):
+    os.write(2, b"ended with %d\\n" % code)
+    real_exit(code)
+os._exit = tell
+def late(real):
+    def act(*arguments):
+        while signal.SIGTERM not in signal.sigpending():
+            time.sleep(0.01)
+        real(*arguments)
+    return act
+server.stop_on_signals = late(server.stop_on_signals)
+streaming._Streaming._watch_signals = late(streaming._Streaming._watch_signals)
+"""
+
+
+@pytest.mark.parametrize(
+    "options, children",
+    [(("--pcap-over-ip", "127.0.0.1:0"), 2), (("--jetstream", "nats://127.0.0.1:1"), 1)],
+    ids=["serving and streaming", "publishing"],
+)
+def test_a_stop_that_comes_before_a_child_has_handlers_is_heard_when_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], children: int
+) -> None:
+    monkeypatch.setattr(test_vsensor_kit_process, "_DRIVER", _LATE + test_vsensor_kit_process._DRIVER)
+    with Process(tmp_path, *options) as process:
+        process.wait_for("serving")
+        code = process.stop()
+
+    assert process.stderr.decode().splitlines().count("ended with 0") == children
     assert code == Exit.DRAINED
 
 

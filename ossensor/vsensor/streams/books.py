@@ -5,7 +5,17 @@ Invariant, as equalities of integers, when nothing is in hand:
     committed = announced + unannounced                                        (since the keeper's start)
     announced = taken                                                          (see notices.py)
     taken     = passed_on + idle + not_chosen + behind + unreadable + killed
-    passed_on = vxlan_sent + vxlan_<each reason>                               (where there is a VXLAN output)
+
+And where there is a VXLAN output, of sensors that count right:
+
+    passed_on <= vxlan_sent + vxlan_<each reason> <= passed_on + killed
+
+VXLAN is counted first, and a process may be killed between the two. Of a section with more packets than its sensor
+named, all are sent, and those named are counted above.
+
+`announced = taken` holds after the keeper's stop, in which the serving process ends first. Where a streaming process
+alone is asked to stop it may be off by one notice: one that the full channel refuses in that instant is `killed` here,
+and its packets are announced again, or are `unannounced` in the end.
 
 Every count has one writer: the serving process those of its own, the streaming one all others. A count is one aligned
 8-byte store, so a kill leaves the old one or the new one. What a killed process had in hand may have been sent or

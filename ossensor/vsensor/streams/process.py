@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 from ossensor import __version__, pcapng
 from ossensor.errors import Exit
 from ossensor.ratelimit import Bucket, Sparse
+from ossensor.vsensor.keeper import heed_stops
 from ossensor.vsensor.report import Report
 
 from .books import Books, Count
@@ -106,6 +107,7 @@ class _Streaming:
         signal.set_wakeup_fd(waking.detach())
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        heed_stops()
 
     def _stop(self, woken: socket.socket) -> None:
         woken.recv(64)
