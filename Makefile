@@ -121,7 +121,7 @@ CORE_TESTS := tests/model tests/ecs/test_add_sidecar.py $(patsubst %,tests/unit/
   antigena_backlog antigena_enforcer antigena_filters antigena_guards antigena_pace antigena_resets antigena_segments \
   antigena_table antigena_watch antigena_words assembler backoff budget children compression confine direct endpoint ere \
   errors filters hostport interfaces introduction order_replies orderbook orders outage_times pcapng protocol ratelimit \
-  recipe region registration retry settings short_of_descriptors signing slots spoolfile status variables \
+  recipe region registration retry settings short_of_descriptors signing slots spoolfile status tally variables \
   vsensor_replay vsensor_section window)
 
 coverage: install $(VENV)/.installed-test  ## every branch of the pure core is taken by a unit test; some minutes

@@ -12,8 +12,9 @@ each (region.py), or in the kernel's ring, which nobody has to write down:
 
 So a supervisor that ends in order, and one that is killed at any instruction, leave the same: the successor does what
 is done for a killed worker and a killed uploader, at the same time. One window is open: the kernel's counters are reset
-by being read, and a supervisor that is killed between that and set_totals(), some microseconds of each second, takes
-that second's count with it. Packets are neither lost nor stored twice by it; the books say one second's too few.
+by being read, and a supervisor that is killed before it has written them down, some microseconds of each second, takes
+that second's count with it. It leaves a note (Control.READING), and what was captured of that second is found when the
+epoch closes, because all of it is in slots or in the ring; what the kernel dropped in it nobody will know.
 """
 
 from __future__ import annotations

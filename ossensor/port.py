@@ -35,6 +35,7 @@ from .region import Region
 from .slots import Pipes, Producer, ring_for_dead
 from .spawn import Forge, Process
 from .systemd.fdstore import Store
+from .tally import Tally
 from .workers.batcher import rescue
 from .workers.capture import CaptureWorker, Plan
 from .workers.child import Heartbeat, Signals
@@ -82,11 +83,7 @@ class Port:
         self._ahead: Engine | None = None
         self._engine: Engine | None = None
         self._epoch = b""
-        self._received = 0
-        self._kernel_drops = 0
-        self._epoch_received = 0
-        self._epoch_drops = 0
-        self._own: Counter[Reason] = Counter()
+        self._tally = Tally(self.region)
         self._died_at: list[int] = []  # of the deaths in a row that nobody else caused: where in the ring
         self._store = store
         self._kept = ""  # the name under which the service manager keeps socket and slots
@@ -112,13 +109,15 @@ class Port:
         self.label = legacy.note.label
         self._kept = legacy.name if self._store.holds(legacy.name) else ""
         self._epoch = bytes.fromhex(legacy.note.epoch)
-        self._received, self._kernel_drops, own = self.region.totals()
-        self._own.update(own)
-        self._epoch_received, self._epoch_drops = self.region.kernel_counts()
+        self._tally.take_up()
         self.region.hand_over(on=False)
         self._tuning = legacy.note.tuning(self._tuning)
         self._engine = inherited_engine(legacy.socket, legacy.note.linktype, self._tuning)
         self._save()
+        if self.region.finished(self._epoch):
+            # Killed while it drained: the filter is shut for good, and the last section is among those that wait.
+            self._close_epoch(Reason.SHUTDOWN)
+            return
         try:
             self.refilter(self._program(self.interface.name))
         except (ConfigurationError, OSError):
@@ -142,10 +141,8 @@ class Port:
         self._engine = engine
         self.shut = False
         self._epoch = secrets.token_bytes(16)
-        self._epoch_received = self._epoch_drops = 0
         self._died_at.clear()
-        self.region.begin_epoch()
-        self.region.set_totals(self._received, self._kernel_drops, self._own)
+        self._tally.begin_epoch()
         if engine.survives_reader:
             self._keep(engine)
 
@@ -198,15 +195,13 @@ class Port:
         """Adds what the kernel counted since the last reading."""
         if self._engine is None:
             return
+        self.region.begin_reading()
         # ENETDOWN, ENODEV: the interface is going away; the counters stay readable after the error is taken.
         with contextlib.suppress(OSError):
             counts = bpf.statistics(self._engine.socket)
-            self._received += counts.received
-            self._kernel_drops += counts.dropped
-            self._epoch_received += counts.received
-            self._epoch_drops += counts.dropped
-            self.region.set_kernel_counts(self._epoch_received, self._epoch_drops)
-            self.region.set_totals(self._received, self._kernel_drops, self._own)
+            # Killed here: see legacy.py.
+            self._tally.add(counts.received, counts.dropped)
+        self.region.end_reading()
 
     def _save(self) -> None:
         """With the worker dead: hands on the batch that it was filling, and tells both sides to look."""
@@ -223,11 +218,12 @@ class Port:
         self._save()
         lost = engine.maybe_unread(self.region.consumed())
         if lost is None:
-            lost = self._epoch_received - self._epoch_drops - self.region.committed_in_epoch()
-        self._own[reason] += lost
-        self.region.set_totals(self._received, self._kernel_drops, self._own)
+            lost = self._tally.uncommitted
         self._store.forget(self._kept)
+        # Killed here: the slots go with us, as at any later moment. The other way round, another life would take the
+        # ring over, and count what it holds once more.
         self._kept = ""
+        self._tally.lose(lost, reason)
         engine.socket.close()
         self._engine = None
         return lost
@@ -309,11 +305,12 @@ class Port:
         struck = struck and self.child.may_hurry(worked=self.maybe_reading_s is not None)
         survives = self._engine is not None and self._engine.survives_reader
         if asked and struck and survives and not self.handing_over:
-            # The ring holds what it had not read, and this was the last reader that it was to have.
-            self.child.struck_in_drain()
             self._save()
-            self.stop(forge)
-            return 0
+            if not self.region.finished(self._epoch):
+                # The ring holds what it had not read, and this was the last reader that it was to have.
+                self.child.struck_in_drain()
+                self.stop(forge)
+                return 0
         state = self.child.ended(exit_code, time.monotonic(), struck=struck)
         if self.handing_over:
             self._save()
@@ -372,18 +369,19 @@ class Port:
         the counts balance by definition. When it is closed they balance because nothing is missing.
         """
         delivered = self.region.delivered()
-        dropped = Counter(self._own)
+        tally = self._tally
+        dropped = Counter(tally.own)
         dropped.update(self.region.dropped())
         spooled = self.region.spooled()
         if self._engine is not None:
             self.read_statistics()  # after what is settled was read: the sum cannot be short of it
-            in_flight = self._received - self._kernel_drops - delivered - spooled - dropped.total()
+            in_flight = tally.received - tally.kernel_drops - delivered - spooled - dropped.total()
         else:
             in_flight = self.region.in_flight()
         if slots_lost:
             dropped[Reason.SHUTDOWN] += in_flight
             in_flight = 0
-        return Books(self._received, self._kernel_drops, delivered, in_flight, dict(dropped), spooled)
+        return Books(tally.received, tally.kernel_drops, delivered, in_flight, dict(dropped), spooled)
 
     def close(self) -> None:
         """Releases memory and descriptors. The uploader maps the region still, if it has anything of it left."""

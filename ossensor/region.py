@@ -49,6 +49,7 @@ class Control(IntEnum):
     COMMITTED = 8  # worker: packets committed to slots, all epochs
     BLOCKS = 9  # worker: blocks of the current epoch's ring that are wholly in slots
     SEQUENCE = 10  # worker: of the current epoch's next batch
+    FINISHED = 11  # worker: lower half of the epoch whose last section is closed; no other has it, so nobody clears it
     RECEIVED = 16  # supervisor: the current epoch's tp_packets
     KERNEL_DROPS = 17  # supervisor: the current epoch's tp_drops
     FILTER_VERSION = 18  # supervisor: of the text below; odd while it is being written
@@ -62,6 +63,15 @@ class Control(IntEnum):
     TOTAL_KERNEL_DROPS = 41  # supervisor: tp_drops of all epochs
     OWN_DROPPED = 42  # supervisor: the first of SUPERVISOR_REASONS
     HANDING_OVER = 48  # supervisor: 1 when the worker that is to leave has a successor in another life of the sensor
+    READING = 49  # supervisor: a Reading
+
+
+class Reading(IntEnum):
+    """What is known of the epoch's kernel counts, which the kernel sets back when they are read."""
+
+    DONE = 0
+    UNDER_WAY = 1
+    LOST = 2  # a life of the supervisor was killed between the kernel's answer and writing it down
 
 
 class Header(IntEnum):
@@ -226,7 +236,12 @@ class Region:
         self.set_control(Control.EPOCH_START, self.control(Control.COMMITTED))
         self.set_control(Control.BLOCKS, 0)
         self.set_control(Control.SEQUENCE, 0)
+        self.set_control(Control.READING, Reading.DONE)
         self.set_kernel_counts(0, 0)
+
+    def finished(self, epoch: bytes) -> bool:
+        """Whether its last section is closed: a worker more would make a second one."""
+        return self.control(Control.FINISHED) == int.from_bytes(epoch[8:])
 
     def committed_in_epoch(self) -> int:
         return self.committed() - self.control(Control.EPOCH_START)
@@ -243,13 +258,14 @@ class Region:
 
     def set_kernel_counts(self, received: int, dropped: int) -> None:
         """The supervisor's reading of the epoch's statistics, for the section's ISB."""
-        self.set_control(Control.RECEIVED, received)
         self.set_control(Control.KERNEL_DROPS, dropped)
+        # Killed here: `received` is short of all that was read, and that is what can be found out.
+        self.set_control(Control.RECEIVED, received)
 
     def set_totals(self, received: int, kernel_drops: int, own: Mapping[Reason, int]) -> None:
         """The supervisor's part of the books, all epochs, for whoever shows them."""
-        self.set_control(Control.TOTAL_RECEIVED, received)
         self.set_control(Control.TOTAL_KERNEL_DROPS, kernel_drops)
+        self.set_control(Control.TOTAL_RECEIVED, received)  # after it, as above
         for i, reason in enumerate(SUPERVISOR_REASONS):
             # A count that was found by subtraction may be below nothing for a moment: pypcap's.
             self.set_control(Control.OWN_DROPPED + i, max(0, own.get(reason, 0)))
@@ -295,6 +311,30 @@ class Region:
 
     def kernel_counts(self) -> tuple[int, int]:
         return self.control(Control.RECEIVED), self.control(Control.KERNEL_DROPS)
+
+    def last_counts(self) -> tuple[int, int]:
+        """The same when nothing is left to be read. Where a reading was lost, what was captured of it still counts."""
+        received, drops = self.kernel_counts()
+        if self.reading_lost:
+            received = min(_MOST, max(received, drops + self.committed_in_epoch()))
+        return received, drops
+
+    def begin_reading(self) -> None:
+        if not self.reading_lost:
+            self.set_control(Control.READING, Reading.UNDER_WAY)
+
+    def end_reading(self) -> None:
+        if not self.reading_lost:
+            self.set_control(Control.READING, Reading.DONE)
+
+    def take_up_reading(self) -> None:
+        """In another life of the supervisor: one that was not ended is lost."""
+        if self.control(Control.READING):
+            self.set_control(Control.READING, Reading.LOST)
+
+    @property
+    def reading_lost(self) -> bool:
+        return self.control(Control.READING) == Reading.LOST
 
 
 def is_settle_word(word: int) -> bool:

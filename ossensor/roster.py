@@ -213,7 +213,8 @@ class Roster:
                 self._retire(port, Reason.SHUTDOWN, "another engine is chosen now")
                 continue
             log.info("capture taken over", extra=fields(interface=port.label, waiting=port.region.in_flight()))
-            if interface is not gone:
+            # An epoch that was finished has slots to be emptied, and no worker; the loop starts the next one's, if any.
+            if interface is not gone and port.capturing:
                 self.start_worker(port)
 
     def _sendable(self, interface: Interface) -> bool:

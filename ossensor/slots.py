@@ -155,6 +155,9 @@ class Producer:
         region.set_header(slot, Header.LENGTH, closing.length)
         region.set_headers(slot, Header.RECEIVED, closing.received, closing.kernel_drops)
         region.set_header(slot, Header.FINAL, int(closing.final))
+        # Killed here: rescue() finds FINAL, and says what follows.
+        if closing.final:
+            region.set_control(Control.FINISHED, region.header(slot, Header.EPOCH_LOW))
         region.set_header(slot, Header.STATE, State.READY)
         # Killed here: the doorbell is missing. The supervisor rings for a dead worker (ring_for_dead).
         _ring(self._ready_write, slot, region.header(slot, Header.SEQUENCE))
@@ -166,7 +169,7 @@ class Producer:
         self._offer(slot)
 
     def orphan(self) -> Orphan | None:
-        """The slot that a killed predecessor was filling; to be closed and published, or abandoned when empty."""
+        """What a killed predecessor was filling; to be closed and published, or abandoned if empty and not final."""
         region = self.region
         for slot in range(region.count):
             if region.state(slot) == State.FILLING:
@@ -180,6 +183,7 @@ class Producer:
                     region.commit_of(slot),
                     first_ns=region.header(slot, Header.FIRST_NS),
                     last_ns=region.header(slot, Header.LAST_NS),
+                    final=region.header(slot, Header.FINAL) == 1,
                 )
         return None
 
@@ -200,6 +204,7 @@ class Orphan(NamedTuple):
     commit: Commit
     first_ns: int
     last_ns: int
+    final: bool = False  # it was being published as the epoch's last (begin() has cleared what was there before)
 
 
 def ring_for_dead(pipes: Pipes) -> None:

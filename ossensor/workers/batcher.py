@@ -179,7 +179,8 @@ class Batcher:
 
     def _close(self, section: pcapng.Section, *, final: bool) -> None:
         self.commit()
-        received, kernel_drops = self._producer.region.kernel_counts()
+        region = self._producer.region
+        received, kernel_drops = region.last_counts() if final else region.kernel_counts()
         length = section.close(self._first_ns, self._last_ns, received, kernel_drops)
         self._producer.publish(self._slot, Closing(length, received, kernel_drops, final))
         self._section = None
@@ -231,7 +232,7 @@ def rescue(producer: Producer) -> int:
     if orphan is None:
         return 0
     commit = orphan.commit
-    if not commit.packets:
+    if not commit.packets and not orphan.final:
         producer.abandon(orphan.slot)
         return 0
     view = producer.region.slot(orphan.slot)
@@ -239,7 +240,8 @@ def rescue(producer: Producer) -> int:
         producer.publish(orphan.slot, Closing(0))
         return 0
     section = pcapng.Section(view, commit.used_bytes)
-    received, kernel_drops = producer.region.kernel_counts()
+    region = producer.region
+    received, kernel_drops = region.last_counts() if orphan.final else region.kernel_counts()
     length = section.close(orphan.first_ns, orphan.last_ns, received, kernel_drops)
-    producer.publish(orphan.slot, Closing(length, received, kernel_drops))
+    producer.publish(orphan.slot, Closing(length, received, kernel_drops, orphan.final))
     return commit.packets

@@ -107,6 +107,14 @@ class Spool:
         self._pending_bytes += _file_bytes(len(order.section))
         self._orders.put(order)
 
+    def withdraw(self) -> None:
+        """What the thread has not begun it is not to begin: one order at most is pending from here on."""
+        with suppress(queue.Empty):
+            while True:
+                order = self._orders.get_nowait()
+                self.pending -= 1
+                self._pending_bytes -= _file_bytes(len(order.section))
+
     def conclude(self, written: Written, now_s: float) -> None:
         """Takes in what the thread reported."""
         self.pending -= 1

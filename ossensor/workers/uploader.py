@@ -61,6 +61,8 @@ _IN_FLIGHT_PER_STREAM: Final = 4
 _STATS_EVERY_S: Final = 10.0
 # Well above what the client's limits add up to on a slow line, twice: a proof may try two keys.
 _STUCK_S: Final = 240.0
+# For a section that is being written when the drain is over. Short of the heartbeat's limit, and of a stop's patience.
+_LAST_FILE_S: Final = 2.0
 
 
 class Uploader:
@@ -158,6 +160,7 @@ class Uploader:
             self._print_stats()
             if self._drained():
                 if self._overflow is not None:
+                    self._hear_disk(self._overflow)
                     self._overflow.leave()
                 return Exit.DRAINED
             if self._stuck() or self._channel.ended:
@@ -247,6 +250,19 @@ class Uploader:
                     self._answered(news)
                 case _ if self._exporter is not None:
                     self._exporter.answer(news)
+
+    def _hear_disk(self, overflow: Overflow) -> None:
+        """Before the end: a file that has its name is another life's to send; its packets must not be lost here, too.
+
+        Only a disk that hangs is not waited for to its end: then the next life may send what was counted as lost.
+        """
+        overflow.spool.withdraw()
+        poll = select.poll()
+        poll.register(self._inbox.fileno(), select.POLLIN)
+        until_s = time.monotonic() + _LAST_FILE_S
+        while overflow.spool.pending and (left_s := until_s - time.monotonic()) > 0:
+            poll.poll(left_s * 1000)
+            self._hear_threads()
 
     def _answered(self, answer: Answer) -> None:
         if answer.inquiry.tag != TAG_ORDER:

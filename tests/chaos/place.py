@@ -19,7 +19,7 @@ from harness import frames, proc
 from harness.captures import CutShortError, read_pcapng
 from harness.manager import Manager
 from harness.namespaces import Namespace
-from harness.programs import KEY, OSSENSOR, Sensor, VSensor, environment
+from harness.programs import KEY, OSSENSOR, Sensor, VSensor, environment, log_line
 from harness.wallclock import WallClock
 from harness.world import PORT, SENSOR_NAME, Sender, World, tag_for
 from judge import Link
@@ -182,7 +182,7 @@ class Site:
 
     def books(self, link: str) -> list[dict[str, int]]:
         """What the sensor said of each epoch when it closed its books."""
-        lines = [json.loads(line) for line in self.sensor.lines("books closed: ")]
+        lines = [json.loads(log_line(line)) for line in self.sensor.lines("books closed: ")]
         said = [line["message"] for line in lines if line["interface"] == link]
         return [{name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", text)} for text in said]
 

@@ -22,7 +22,7 @@ from harness.world import World, unread_for
 pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PER_SECOND = 500
-HIT_WITHIN_S = 5.0
+HIT_WITHIN_S = 20.0  # a call that is made is met at once; only one that is not, or a machine that stands still, waits
 TRIES = 2
 IN_SPOOL = 40_000
 DEATHS_A_LIFE = 4  # the back-off after a fifth would take longer than the rest of the test

@@ -14,7 +14,7 @@ import pytest
 from harness import frames, proc
 from harness.captures import CutShortError, Witness, read_pcap, read_pcapng, tshark
 from harness.manager import manager
-from harness.programs import Program, environment
+from harness.programs import Program, environment, log_line
 from harness.replay import replay
 from harness.world import World, tag_for
 
@@ -132,6 +132,14 @@ def test_a_program_is_watched_by_its_json_lines_and_ended_with_all_its_children(
     assert program.wait_for("up", n=2)["n"] == 2
     (child,) = proc.eventually("the child", lambda: proc.children(program.pid))
     assert proc.gone_within([child], proc.HANGS_S, program.close) == set()
+
+
+def test_a_record_that_came_between_two_pieces_of_another_line_is_found(world: World) -> None:
+    record = json.dumps({"message": "books closed: received=3", "interface": "cap0"})
+    program = world.start(world.sensor, "sh", "-c", f"printf '  File ' >&2; echo '{record}' >&2; sleep 1000 & wait")
+
+    assert program.wait_for("books closed: received=3")["interface"] == "cap0"
+    assert list(map(log_line, program.lines)) == [record]
 
 
 def test_processor_time_is_that_of_the_whole_tree(world: World) -> None:

@@ -45,6 +45,8 @@ def test_counts_are_exact_and_survive_the_death_of_every_child(world: World) -> 
     for victim in (UPLOADER, worker_of("cap0")):
         pid = sensor.strike(victim)
         sensor.successor(victim, pid)
+        # A new uploader answers before the supervisor has handed it the interface.
+        proc.eventually("the interface is there", lambda: "packets_delivered_total cap0" in _scraped(world))
         assert delivered(1000)
     world.send("cap0", 500, first=1000)
     proc.eventually("the rest is acknowledged, too", lambda: delivered(1500))

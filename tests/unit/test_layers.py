@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("accounting", "filters", "children", "interfaces", "values", "variables", "settings", "configfile"),
         *("logs", "childlog", "spoolfile", "control", "region", "slots", "netlink", "complaints", "outages", "budget"),
-        "recipe",
+        *("recipe", "tally"),
         *("assembler", "confine.syscalls", "confine.policy"),
         *(
             "transport.signing",

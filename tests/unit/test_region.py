@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ossensor.accounting import SUPERVISOR_REASONS, Reason
-from ossensor.region import MOST_BLOCKS, Commit, Region
+from ossensor.region import MOST_BLOCKS, Commit, Control, Region
 
 SLOT_BYTES = 4096
 
@@ -61,6 +61,37 @@ def test_the_epochs_kernel_counts_are_there_until_the_next_epoch(region: Region)
     region.begin_epoch()
 
     assert [*told, region.kernel_counts()] == [(7, 3), (0, 0)]
+
+
+def test_a_reading_that_another_life_finds_under_way_is_lost_until_the_next_epoch(region: Region) -> None:
+    told = []
+    for step in ("begin_reading", "take_up_reading", "begin_reading", "end_reading", "begin_epoch"):
+        getattr(region, step)()
+        told.append(region.reading_lost)
+    region.begin_reading()
+    region.end_reading()
+    region.take_up_reading()  # there is none under way
+
+    assert [*told, region.reading_lost] == [False, True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "lost, counts, committed, last",
+    [
+        (False, (7, 3), 9, (7, 3)),  # a count that contradicts itself is shown as it is
+        (True, (7, 3), 9, (12, 3)),
+        (True, (15, 3), 9, (15, 3)),
+        (True, (7, 3), 2**64 - 1, (2**64 - 1, 3)),  # a compromised worker's
+    ],
+)
+def test_where_a_reading_was_lost_the_last_section_counts_what_was_captured(
+    region: Region, *, lost: bool, counts: tuple[int, int], committed: int, last: tuple[int, int]
+) -> None:
+    region.set_kernel_counts(*counts)
+    region.set_control(Control.COMMITTED, committed)
+    region.set_control(Control.READING, 2 * lost)
+
+    assert (region.last_counts(), region.kernel_counts()) == (last, counts)
 
 
 def test_memory_that_is_not_given_is_refused_at_once_and_leaves_no_descriptor_behind() -> None:

@@ -88,6 +88,23 @@ def test_when_a_batch_becomes_ready_all_that_its_header_says_is_there(
     assert [at_ready[0][word] for word in (Header.LENGTH, Header.RECEIVED, Header.FINAL)] == [11, 12, 1]
 
 
+@pytest.mark.parametrize("final", [False, True])
+def test_an_epoch_is_finished_before_its_last_batch_is_the_uploaders_and_no_other_epoch_is(
+    producer: Producer, region: Region, monkeypatch: pytest.MonkeyPatch, *, final: bool
+) -> None:
+    slot, seen, set_header = producer.begin(EPOCH), [], region.set_header
+
+    def watched(slot: int, word: int, value: int) -> None:
+        if word == Header.STATE:
+            seen.append((value, region.finished(EPOCH), region.finished(EPOCH[::-1])))
+        set_header(slot, word, value)
+
+    monkeypatch.setattr(region, "set_header", watched)
+    producer.publish(slot, Closing(8, final=final))
+
+    assert seen == [(State.READY, final, False)]
+
+
 def test_a_batch_is_given_out_once(producer: Producer, consumer: Consumer) -> None:
     publish(producer, 0)
 

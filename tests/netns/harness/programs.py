@@ -36,6 +36,11 @@ def environment(variables: Mapping[str, str | None]) -> dict[str, str]:
     return base | {name: value for name, value in variables.items() if value is not None}
 
 
+def log_line(line: str) -> str:
+    """The line without what stands before the record: faulthandler writes its lines of a child that hangs in pieces."""
+    return line[max(0, line.find('{"')) :]
+
+
 class Program:
     """A running process, and the lines of its standard error as they come."""
 
@@ -79,7 +84,7 @@ class Program:
         self._read_lines += len(fresh)
         for line in fresh:
             try:
-                record = json.loads(line)
+                record = json.loads(log_line(line))
             except ValueError:
                 continue
             if isinstance(record, dict) and isinstance(record.get("message"), str):
