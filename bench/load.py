@@ -5,9 +5,9 @@ softirq runs there), so the kernel's share of receiving is paid by the generator
 
 That is 2.1 us of a core for each packet of the mix [M], so no rate above some 465,000/s is tried, and what is measured
 while sensor and receiver share the two cores with it is their rate and not the sensor's. Tried and left: trafgen's
-TX_RING (1.8 us); frames that BPF_PROG_TEST_RUN passes to the stack (BPF_F_TEST_XDP_LIVE_FRAMES, Linux 5.18: 0.44 us), each
-call of which ends with 24 ms for its page pool, so that a rate can only be had in bursts of thousands, and tcpdump's
-buffer of 2 MiB holds none of these.
+TX_RING (1.8 us); frames that BPF_PROG_TEST_RUN passes to the stack (BPF_F_TEST_XDP_LIVE_FRAMES, Linux 5.18: 0.44 us),
+each call of which ends with 24 ms for its page pool, so that a rate can only be had in bursts of thousands, and
+tcpdump's buffer of 2 MiB holds none of these.
 """
 
 from __future__ import annotations

@@ -166,6 +166,7 @@ def worker(link: Link, engine_name: str) -> Iterator[Running]:
     theirs.close()  # so that the end of the worker is the end of what it says
 
     def finish() -> tuple[int, int]:
+        region.set_ending(on=True)
         os.kill(capturer, signal.SIGTERM)
         received, dropped = ours.recv()
         committed = region.committed()

@@ -31,7 +31,7 @@ _STDERR: Final = 2
 _OUTLET_LINES: Final = 10_000
 # At the end: for a reader that takes nothing, and for our own thread on a machine that is too busy to run it.
 _UNREAD_S: Final = 0.5
-_UNWRITTEN_S: Final = 5.0
+_UNWRITTEN_S: Final = 2.0
 
 
 def fields(**values: Any) -> dict[str, Any]:

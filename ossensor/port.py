@@ -110,7 +110,6 @@ class Port:
         self._kept = legacy.name if self._store.holds(legacy.name) else ""
         self._epoch = bytes.fromhex(legacy.note.epoch)
         self._tally.take_up()
-        self.region.hand_over(on=False)
         self._tuning = legacy.note.tuning(self._tuning)
         self._engine = inherited_engine(legacy.socket, legacy.note.linktype, self._tuning)
         self._save()
@@ -118,6 +117,7 @@ class Port:
             # Killed while it drained: the filter is shut for good, and the last section is among those that wait.
             self._close_epoch(Reason.SHUTDOWN)
             return
+        self.region.set_ending(on=False)
         try:
             self.refilter(self._program(self.interface.name))
         except (ConfigurationError, OSError):
@@ -190,6 +190,7 @@ class Port:
     def _shut_for_good(self) -> None:
         if self._engine is not None:
             bpf.attach(self._engine.socket, bpf.REJECT_ALL)
+            self.region.set_ending(on=True)
 
     def read_statistics(self) -> None:
         """Adds what the kernel counted since the last reading."""
@@ -274,7 +275,6 @@ class Port:
         if not self._kept or self.retiring is not None:
             return False
         self.handing_over = True
-        self.region.hand_over(on=True)
         self.read_statistics()
         if self.child.step(Event.STOP) is State.DRAINING and self.process is not None:
             self.process.signal(signal.SIGTERM)

@@ -62,7 +62,7 @@ class Control(IntEnum):
     TOTAL_RECEIVED = 40  # supervisor: tp_packets of all epochs
     TOTAL_KERNEL_DROPS = 41  # supervisor: tp_drops of all epochs
     OWN_DROPPED = 42  # supervisor: the first of SUPERVISOR_REASONS
-    HANDING_OVER = 48  # supervisor: 1 when the worker that is to leave has a successor in another life of the sensor
+    ENDING = 48  # supervisor: 1 when the epoch's filter is shut for good: what its worker reads now is the last
     READING = 49  # supervisor: a Reading
 
 
@@ -237,6 +237,7 @@ class Region:
         self.set_control(Control.BLOCKS, 0)
         self.set_control(Control.SEQUENCE, 0)
         self.set_control(Control.READING, Reading.DONE)
+        self.set_ending(on=False)
         self.set_kernel_counts(0, 0)
 
     def finished(self, epoch: bytes) -> bool:
@@ -284,13 +285,13 @@ class Region:
         limit = self.control(Control.SECTION_BYTES)
         return min(self.slot_bytes, limit - limit % _WORD) if limit else self.slot_bytes
 
-    def hand_over(self, *, on: bool) -> None:
-        """Whether the epoch goes on when the present worker has left."""
-        self.set_control(Control.HANDING_OVER, int(on))
+    def set_ending(self, *, on: bool) -> None:
+        """Whether the epoch ends with the present worker; otherwise another reads on when it has left."""
+        self.set_control(Control.ENDING, int(on))
 
     @property
-    def handing_over(self) -> bool:
-        return self.control(Control.HANDING_OVER) == 1
+    def ending(self) -> bool:
+        return self.control(Control.ENDING) == 1
 
     def set_filter_text(self, text: str) -> None:
         """What sections name as their filter from now on; cut to what the page holds."""

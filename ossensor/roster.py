@@ -212,9 +212,10 @@ class Roster:
             if self._recipe.engine == "pypcap":
                 self._retire(port, Reason.SHUTDOWN, "another engine is chosen now")
                 continue
+            if not port.capturing:  # its epoch was finished: slots to be emptied. The loop starts the next one's worker
+                continue
             log.info("capture taken over", extra=fields(interface=port.label, waiting=port.region.in_flight()))
-            # An epoch that was finished has slots to be emptied, and no worker; the loop starts the next one's, if any.
-            if interface is not gone and port.capturing:
+            if interface is not gone:
                 self.start_worker(port)
 
     def _sendable(self, interface: Interface) -> bool:

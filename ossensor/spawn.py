@@ -31,7 +31,7 @@ _HUNG_S: Final = 8.0
 _ABORT_GRACE_S: Final = 1.0
 
 _PIPE_ENDS: Final = 4  # that multiprocessing makes for a child
-_HEAR_OUT_S: Final = 5.0
+_HEAR_OUT_S: Final = 2.0  # with what logs.py waits at the end it is less than a task definition leaves (ecs/sidecar.py)
 
 _libc = ctypes.CDLL(None)
 _fork = multiprocessing.get_context("fork")

@@ -40,6 +40,8 @@ class Tally:
         self.kernel_drops += drops
         self.epoch_received += received
         self.epoch_drops += drops
+        if self._region.reading_lost:
+            self._find_lost_reading(0)
         self._region.set_kernel_counts(self.epoch_received, self.epoch_drops)
         self._show()
 
@@ -56,8 +58,9 @@ class Tally:
         self._show()
 
     def _find_lost_reading(self, lost: int) -> None:
-        """Adds to what was received what is missing there: every packet is committed or counted as lost by now.
+        """Adds to what was received what is missing there: what is committed, or counted as lost, was.
 
+        So no count is below nothing meanwhile, and at the end, when every packet is one or the other, none is missing.
         In such an epoch alone, or it would hide that a packet was counted twice. What the kernel dropped in the
         second of that reading stays unknown. By epoch and in all: the kill may have come between the two.
         """

@@ -47,9 +47,18 @@ def heed_stops() -> None:
     """For a child that has its handlers now: a stop that came since its fork has waited, and comes.
 
     By the default action it would have killed a child that is about to begin, without its last word, and the keeper
-    calls that a stop as asked. Threads that began before keep these signals blocked: the main thread gets them.
+    calls that a stop as asked. Threads that began before keep these signals blocked: the main thread gets them. A stop
+    that comes while a large store is opened waits for that, and for the keeper's patience at most.
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
+def heed_no_more_stops() -> None:
+    """For a child that ends.
+
+    asyncio puts the default actions back before the last words are said, and Ctrl-C is followed by a SIGTERM.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
 
 
 @dataclass(slots=True)

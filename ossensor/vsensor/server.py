@@ -33,7 +33,7 @@ from .events import Events
 from .housekeeping import Housekeeping
 from .index import Index
 from .introductions import Introductions
-from .keeper import GRACE_S, heed_stops
+from .keeper import GRACE_S, heed_no_more_stops, heed_stops
 from .layout import Layout
 from .lookout import Lookout
 from .operator import OperatorDoor
@@ -219,6 +219,7 @@ async def _serve(server: Server, listener: socket.socket, tick: Callable[[], Non
         reporting.cancel()
         keeping.cancel()
         await asyncio.wait([keeping])  # it ends its janitor
+        heed_no_more_stops()
 
 
 def _ended(task: asyncio.Task[None]) -> None:

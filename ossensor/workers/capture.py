@@ -62,7 +62,11 @@ class CaptureWorker:
         self._complaints = Complaints(log, logging.INFO)
 
     def run(self, signals: Signals) -> Exit:
-        """Captures until SIGTERM, then drains: DRAINED, or GAVE_UP when the interface is gone."""
+        """Captures until SIGTERM, then drains: DRAINED, or GAVE_UP when the interface is gone.
+
+        It closes the epoch if the supervisor has shut the filter. A SIGTERM from anywhere else, or one that comes with
+        the supervisor's own, ends this process alone: a successor reads on, in this life of the sensor or the next.
+        """
         where = fields(interface=self._plan.interface, ifindex=self._plan.ifindex, epoch=self._plan.epoch.hex())
         self._engine.resume(self._producer.region.consumed())
         log.info("capturing", extra=where)
@@ -72,7 +76,7 @@ class CaptureWorker:
             log.warning("the interface is gone: %s", e, extra=where)
             self._batcher.publish()
             return Exit.GAVE_UP
-        if self._batcher.room() and not self._producer.region.handing_over:
+        if self._batcher.room() and self._producer.region.ending:
             self._batcher.finish()
         else:
             # Something may be left that found no slot, or a successor reads on: these are not the epoch's last counts.
@@ -119,7 +123,7 @@ class CaptureWorker:
 
     def _hear(self, signals: Signals) -> None:
         if signals.take() and self._drain_until_s is None:
-            # The supervisor has shut every filter by now. What was captured before becomes visible within one
+            # If this is the end, every filter is shut by now. What was captured before becomes visible within one
             # block timeout; three leave room for a late timer (measured exact in 60 of 60 stops).
             wait_s = max(3 * self._plan.block_timeout_s, _DRAIN_AT_LEAST_S)
             self._drain_until_s = time.monotonic() + wait_s
@@ -135,7 +139,7 @@ class CaptureWorker:
         if self._drain_until_s is None:
             return False
         now_s = time.monotonic()
-        if self._producer.region.handing_over:
+        if not self._producer.region.ending:
             return now_s >= self._drain_until_s  # packets keep coming, and what is left is not lost
         if moved:
             self._drain_until_s = max(self._drain_until_s, now_s + self._plan.block_timeout_s)

@@ -44,7 +44,7 @@ class AntigenaPlan:
 class Scheduler:
     """`tell` passes orders on: Orders' JSON, with how far the vSensor's clock is ahead of the time since boot.
 
-    `ordered`: some were passed on in an earlier life, and are in force. Until the first, no orders are no news.
+    `ordered`: some were passed on in an earlier life, and may be in force. Until the first, no orders are no news.
     """
 
     def __init__(

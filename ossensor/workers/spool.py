@@ -108,7 +108,7 @@ class Spool:
         self._orders.put(order)
 
     def withdraw(self) -> None:
-        """What the thread has not begun it is not to begin: one order at most is pending from here on."""
+        """What the thread has not begun it is not to begin: one order at most is still being written from here on."""
         with suppress(queue.Empty):
             while True:
                 order = self._orders.get_nowait()

@@ -121,6 +121,26 @@ def test_ten_kills_of_a_worker_repeat_nothing_and_count_what_its_kernel_ring_hel
     assert sent <= books["received"] <= sent + KILLS * PER_SECOND // 5
 
 
+def test_a_worker_that_somebody_else_asks_to_stop_has_a_successor_in_its_epoch(world: World) -> None:
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0")
+    sender = world.sender("cap0", per_second=MANY_PER_SECOND)
+    for _ in range(3):
+        _await_progress(world)
+        worker = sensor.one(worker_of("cap0"))
+        os.kill(worker, signal.SIGTERM)
+        sensor.successor(worker_of("cap0"), worker)
+    _await_progress(world)
+    sent = sender.stop()
+    assert sensor.terminate()[0] == 0
+
+    found = json.loads(world.collector.run(OSSENSOR, "audit", world.store, "--json"))
+    assert sensor.books() == {"received": sent, "kernel_drops": 0, "delivered": sent, "in_flight": 0}
+    assert frames.verdict(range(sent), world.stored_numbers("cap0")) == ""
+    assert [one["verdict"] for one in found] == ["balanced"]
+
+
 @pytest.mark.parametrize("why", ["the interface is deleted", "the sensor stops"])
 def test_a_worker_that_is_killed_while_it_reads_the_rest_has_a_successor_that_does(world: World, why: str) -> None:
     world.add_link("cap0")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -17,12 +18,15 @@ from test_ring_engine import FakeRing
 from ossensor.accounting import Reason
 from ossensor.capture.bpf import Statistics
 from ossensor.children import Event, State
+from ossensor.errors import Exit
 from ossensor.legacy import Legacy
 from ossensor.port import Port
 from ossensor.region import Header, Region
 from ossensor.region import State as Slot
 from ossensor.roster import Roster
+from ossensor.slots import Producer
 from ossensor.systemd.fdstore import Store
+from ossensor.workers.capture import CaptureWorker, Plan
 
 
 @pytest.fixture
@@ -91,6 +95,41 @@ def test_a_worker_killed_in_the_drain_before_it_finished_has_one(port: Port, rin
 
     assert port.ended(-signal.SIGKILL, forge) == 0
     assert (port.child.state, forge.spawn.call_count, _batches(port)) == (State.DRAINING, 1, [])
+
+
+class Asked:
+    """SIGTERM has come."""
+
+    def fileno(self) -> int:
+        return self._read
+
+    def __init__(self) -> None:
+        self._read, write = os.pipe()
+        os.close(write)  # readable for ever
+        self._told = False
+
+    def take(self) -> set[int]:
+        told, self._told = self._told, True
+        return set() if told else {signal.SIGTERM}
+
+
+@pytest.mark.parametrize("filter_is_shut", [True, False])
+def test_a_worker_closes_the_epoch_only_if_the_supervisor_has_shut_the_filter(
+    port: Port, ring: FakeRing, monkeypatch: pytest.MonkeyPatch, *, filter_is_shut: bool
+) -> None:
+    """A SIGTERM may come from elsewhere, to the worker alone or to all of the group."""
+    asked = Asked()
+    monkeypatch.setattr(ring, "fileno", asked.fileno)
+    monkeypatch.setattr(ring, "gather", lambda _: None)
+    if filter_is_shut:
+        port._shut_for_good()
+    plan = Plan("eth0", 1, port._epoch, "test", batch_s=10.0, snaplen=262_144, block_timeout_s=0.01)
+    producer = Producer(port.region, port.pipes.ready_write, port.pipes.free_read)
+    signals: Any = asked
+
+    assert CaptureWorker(plan, ring, producer, port._heartbeat).run(signals) is Exit.DRAINED
+    assert (_batches(port), port.region.finished(port._epoch)) == ([(0, PACKETS, filter_is_shut)], filter_is_shut)
+    os.close(asked.fileno())
 
 
 def test_what_is_left_in_the_ring_is_counted_when_no_other_life_can_count_it_too(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
+import os
+import queue
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +21,11 @@ from ossensor.logs import ANTIGENA, CHUNK, INFO, PACKET, SEND, STATS, JsonFormat
 FORK = multiprocessing.get_context("fork")
 DEADLINE_S = 120.0  # that only a hang reaches
 log = logging.getLogger("ossensor.test")
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_UNWRITTEN_S", DEADLINE_S)
 
 
 @pytest.fixture(autouse=True)
@@ -150,3 +159,28 @@ def test_a_traceback_follows_the_text_and_stands_in_the_object() -> None:
     assert first.endswith("capturing eth0")
     assert (rest[0], rest[-1]) == ("Traceback (most recent call last):", BROKEN)
     assert values["traceback"].splitlines() == rest
+
+
+# -- the end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_at_the_end_a_busy_machine_gets_more_time_than_a_reader_that_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch, *, is_read: bool
+) -> None:
+    monkeypatch.setattr(logs, "_UNREAD_S", 0.05)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with contextlib.suppress(BlockingIOError):
+        while not is_read:
+            os.write(write, bytes(4096))
+    lines: queue.Queue[str] = queue.Queue()
+    lines.put("the last words")
+    writer = threading.Timer(0.5, lines.task_done)  # it gets no processor before
+    if is_read:
+        writer.start()
+    logs.wait_briefly(lines, write)
+
+    assert lines.unfinished_tasks == (0 if is_read else 1)
+    for fd in (read, write):
+        os.close(fd)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import requests
@@ -38,6 +38,12 @@ class Site:
         self.port = held_port()
         self.listen = f"127.0.0.1:{self.port.getsockname()[1]}"
         self.runs = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.port.close()
 
     def vsensor(self) -> Process:
         process = Process(self.root, "--operator-token-file", str(self.token), listen=self.listen)
@@ -81,8 +87,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    made = Site(tmp_path)
-    with made.port:
+    with Site(tmp_path) as made:
         yield made
 
 

@@ -120,13 +120,14 @@ def test_a_filters_text_is_cut_to_what_the_page_holds_and_each_has_a_version_of_
     assert versions == [0, 2, 4, 6]
 
 
-def test_whether_there_is_a_successor_in_another_life_is_told(region: Region) -> None:
-    told = [region.handing_over]
-    for on in (True, False):
-        region.hand_over(on=on)
-        told.append(region.handing_over)
+def test_whether_the_epoch_ends_is_told_and_the_next_one_does_not(region: Region) -> None:
+    told = [region.ending]
+    for on in (True, False, True):
+        region.set_ending(on=on)
+        told.append(region.ending)
+    region.begin_epoch()
 
-    assert told == [False, True, False]
+    assert [*told, region.ending] == [False, True, False, True, False]
 
 
 @pytest.mark.parametrize("total", [3 * 4096, 1 << 20, (1 << 20) + 4095, 5 << 20])

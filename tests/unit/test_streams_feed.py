@@ -161,7 +161,7 @@ def hear_all(channel: socket.socket, books: Books) -> int:
 def test_whoever_is_killed_at_whichever_opcode_every_packet_is_counted_once() -> None:
     for opcode in itertools.count():
         deaths = []
-        for victim in ("sender", "receiver"):
+        for victim in ("sender", "receiver", "receiver that finds a gap"):
             one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with one, other:
                 other.setblocking(False)
@@ -169,6 +169,8 @@ def test_whoever_is_killed_at_whichever_opcode_every_packet_is_counted_once() ->
                 first = Announcer(one, books)
                 first.begin(1000)
                 rows = [row(f"s/eth0/{i}", 0, packets=1 << i) for i in range(3)]
+                gap = 4 if "gap" in victim else 0  # counted by a sender that was killed then
+                books.add(Count.ANNOUNCED, gap)
                 tell = partial(first.committed, rows)
                 listen = partial(hear_all, other, books)
                 if victim == "sender":
@@ -176,16 +178,16 @@ def test_whoever_is_killed_at_whichever_opcode_every_packet_is_counted_once() ->
                 else:
                     tell()
                     deaths.append(killed_at(opcode, listen))
-                books.inherit()
+                assert books.inherit() >= 0
                 second = Announcer(one, books)
-                second.begin(1000 + 7)
+                second.begin(1000 + 7 + gap)
                 listen()
                 second.committed([row("s/eth1/0", 0, packets=8)])
                 assert listen() == 8
                 heard_all(books)
 
                 announced = books[Count.ANNOUNCED]
-                assert announced + books[Count.UNANNOUNCED] == 15, (victim, opcode)
+                assert announced + books[Count.UNANNOUNCED] == 15 + gap, (victim, opcode)
                 assert books[Count.TAKEN] == books[Count.PASSED_ON] + books[Count.KILLED] == announced, (victim, opcode)
         if not any(deaths):
             break

@@ -61,8 +61,11 @@ def test_another_life_goes_on_and_finds_what_a_reading_took_if_one_was_lost(regi
     heir = Tally(region)
     heir.take_up()
     taken_up = _counts(heir)
+    heir.add(0, 0)
+    meanwhile = (*region.totals()[:2], *region.kernel_counts())
     heir.lose(2, Reason.SHUTDOWN)
 
     assert taken_up == (13, 1, 10, 1)
+    assert meanwhile == ((16, 1, 13, 1) if lost else taken_up)
     assert _counts(heir) == ((18, 1, 15, 1) if lost else taken_up)
     assert region.totals()[2] == {Reason.WORKER_DIED: 0, Reason.INTERFACE_GONE: 3, Reason.SHUTDOWN: 2}

@@ -16,6 +16,7 @@ from ossensor.vsensor import descriptors, heap
 from ossensor.vsensor.certificate import Certificate
 from ossensor.vsensor.collector import Besides, Collector
 from ossensor.vsensor.introductions import Introductions
+from ossensor.vsensor.keeper import heed_no_more_stops
 from ossensor.vsensor.report import Report
 from ossensor.vsensor.server import REPORT_S, every, make_server, stop_on_signals
 
@@ -71,6 +72,7 @@ async def _serve(settings: Publishing, listener: socket.socket, report: Report, 
         await server.serve(sockets=[listener])
         for task in beside:
             task.cancel()
+    heed_no_more_stops()
     tick()
     if faults:
         raise ConfigurationError(faults)

@@ -13,9 +13,9 @@ And where there is a VXLAN output, of sensors that count right:
 VXLAN is counted first, and a process may be killed between the two. Of a section with more packets than its sensor
 named, all are sent, and those named are counted above.
 
-`announced = taken` holds after the keeper's stop, in which the serving process ends first. Where a streaming process
-alone is asked to stop it may be off by one notice: one that the full channel refuses in that instant is `killed` here,
-and its packets are announced again, or are `unannounced` in the end.
+`announced = taken` holds once a streaming process has ended in order after the serving one, as at the keeper's stop.
+Where it alone is asked to stop it may be off by one notice: one that the full channel refuses in that instant is
+`killed` here, and its packets are announced again, or are `unannounced` in the end.
 
 Every count has one writer: the serving process those of its own, the streaming one all others. A count is one aligned
 8-byte store, so a kill leaves the old one or the new one. What a killed process had in hand may have been sent or
@@ -80,8 +80,8 @@ class Books:
         missed = position - packets - self[Count.TAKEN]
         if missed < 0:
             return not packets
-        self.add(Count.KILLED, missed)
         self.add(Count.TAKEN, missed + packets)
+        self.add(Count.KILLED, missed)  # killed before this line, `inherit` counts these, too
         return True
 
     def inherit(self) -> int:
