@@ -62,6 +62,37 @@ def _native(name: str, fault: str, old: str, new: str) -> Mutation:
 MUTATIONS: Final = (
     # -- who may touch a slot, and in which order --------------------------------------------------------------------
     _slots(
+        "an epoch is not marked as finished",
+        "        if closing.final:\n",
+        "        if False:\n",
+    ),
+    _slots(
+        "an epoch is marked as finished by any of its batches",
+        "        if closing.final:\n",
+        "        if True:\n",
+    ),
+    _slots(
+        "a batch that was being published as the last is not the last",
+        "                    final=region.header(slot, Header.FINAL) == 1,\n                )\n        return None\n",
+        "                    final=False,\n                )\n        return None\n",
+    ),
+    _region(
+        "the next epoch is ending from its start",
+        "        self.set_ending(on=False)\n",
+        "",
+    ),
+    _region(
+        "a reading that was lost is forgotten at the next one",
+        """\
+    def end_reading(self) -> None:
+        if not self.reading_lost:
+""",
+        """\
+    def end_reading(self) -> None:
+        if True:
+""",
+    ),
+    _slots(
         "the next sequence is stored before the slot is marked FILLING",
         """\
         region.set_header(slot, Header.STATE, State.FILLING)

@@ -105,6 +105,24 @@ def test_an_epoch_is_finished_before_its_last_batch_is_the_uploaders_and_no_othe
     assert seen == [(State.READY, final, False)]
 
 
+@pytest.mark.parametrize("final", [False, True])
+def test_a_batch_whose_worker_was_killed_while_it_was_published_is_the_last_one_if_it_was_to_be(
+    producer: Producer, region: Region, monkeypatch: pytest.MonkeyPatch, *, final: bool
+) -> None:
+    slot, set_header = producer.begin(EPOCH), region.set_header
+
+    def killed(slot: int, word: int, value: int) -> None:
+        if word != Header.STATE:  # the store that it does not come to
+            set_header(slot, word, value)
+
+    monkeypatch.setattr(region, "set_header", killed)
+    producer.publish(slot, Closing(8, final=final))
+    orphan = producer.orphan()
+
+    assert orphan is not None
+    assert (orphan.slot, orphan.final) == (slot, final)
+
+
 def test_a_batch_is_given_out_once(producer: Producer, consumer: Consumer) -> None:
     publish(producer, 0)
 
