@@ -153,6 +153,16 @@ def test_a_field_of_ours_whose_name_cannot_be_signed_is_refused(name: str) -> No
         verify_request(request, keys={KEY.id: KEY}, tag=TAG)
 
 
+@pytest.mark.parametrize("url", ["https://[", "https://vsensor.example:port/", "", f"{URL}\udc80"])
+def test_a_place_that_is_none_is_refused(url: str) -> None:
+    """Target and Host field are a stranger's; the last has no UTF-8."""
+    request = plain_request()
+    request.url = url
+
+    with pytest.raises(RefusedError):
+        verify_request(request, keys={KEY.id: KEY}, tag=TAG)
+
+
 @pytest.mark.parametrize("change", ["status", "outcome", "new field", "body", "tag", "outcome gone"])
 def test_an_altered_reply_is_refused(change: str) -> None:
     reply, body, tag = plain_reply(plain_request()), b"", TAG + "-reply"
