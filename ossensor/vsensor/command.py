@@ -11,7 +11,7 @@ import ssl
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ossensor.antigena.token import Token, load_token
 from ossensor.backoff import Backoff
@@ -30,6 +30,9 @@ from .retention import Keeping
 from .streams import arguments as streams
 from .streams.notices import Announcer
 from .streams.process import STOP_S
+
+# What SQLite says of a disk, and of a file that is none of its own; the other kinds of DatabaseError are of our making.
+_DISK: Final = (sqlite3.OperationalError, sqlite3.DatabaseError)
 
 # Far above what a sensor has on its way by itself.
 _WINDOW_MAX = 64
@@ -208,8 +211,10 @@ def _keep(
             return run(settings, listener, report, announcer)
         except ConfigurationError as e:
             return _refuse(e)
-        except (OSError, sqlite3.OperationalError) as e:
-            # The disk is full, or broken, and may be well again: the keeper tries, ever more rarely.
+        except (OSError, sqlite3.DatabaseError) as e:
+            if isinstance(e, sqlite3.DatabaseError) and type(e) not in _DISK:
+                raise
+            # The disk is full, or broken, or somebody puts another file there: the keeper tries, ever more rarely.
             sys.stderr.write(f"vsensor: --store: {layout.root}: {e}\n")
             return Exit.GAVE_UP
 

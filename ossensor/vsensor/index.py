@@ -43,7 +43,8 @@ class Index:
         # isolation_level=None: transactions begin and end where this module says, not where the driver guesses.
         self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
         try:
-            self._prepare(path, durable=durable)
+            with schema.told_from_damage():
+                self._prepare(path, durable=durable)
         except BaseException:
             self._db.close()
             raise

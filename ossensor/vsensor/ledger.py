@@ -105,8 +105,9 @@ class Ledger:
         uri = f"{layout.index.absolute().as_uri()}?mode=ro"
         self._db = sqlite3.connect(uri, uri=True, timeout=5.0)
         try:
-            if 0 < (version := schema.version_of(self._db, layout.index)) < schema.VERSION:
-                self._db = _lifted(self._db, version)
+            with schema.told_from_damage():
+                if 0 < (version := schema.version_of(self._db, layout.index)) < schema.VERSION:
+                    self._db = _lifted(self._db, version)
         except BaseException:
             self._db.close()
             raise

@@ -7,6 +7,8 @@ files that were removed on purpose: rows from then have no times (NULL), which m
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -81,6 +83,18 @@ UPGRADES: Final = {
 }
 
 
+@contextmanager
+def told_from_damage() -> Iterator[None]:
+    """A file that names a size which no memory holds raises sqlite3.DatabaseError, as any other damaged one does.
+
+    SQLite takes the size for true and says SQLITE_NOMEM, for which the driver has MemoryError.
+    """
+    try:
+        yield
+    except MemoryError as e:
+        raise sqlite3.DatabaseError("damaged, or there is no memory to read it") from e
+
+
 def version_of(db: sqlite3.Connection, path: Path) -> int:
     """The layout of an open index; 0 when it is empty. Raises ConfigurationError for one of a later program."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -96,7 +110,8 @@ def check_sound(db: sqlite3.Connection, path: Path) -> None:
     NULL where none can be. [M] 2 us for each batch of an index.
     """
     try:
-        found = [str(line) for (line,) in db.execute("PRAGMA quick_check(3)")]
+        with told_from_damage():
+            found = [str(line) for (line,) in db.execute("PRAGMA quick_check(3)")]
     except UnicodeDecodeError:  # of SQLite's own message, which quotes the schema
         found = ["its schema is no text"]
     if found != ["ok"]:

@@ -335,6 +335,29 @@ def test_an_index_that_cannot_be_opened_is_named_in_one_line_and_tried_again(tmp
     assert set(lines) == {f"vsensor: --store: {tmp_path}: unable to open database file"}
 
 
+ROOT = Path(__file__).parents[2]
+DAMAGED = {
+    "no index at all": (bytes(range(256)) * 16, "file is not a database"),
+    "a size that no memory holds": (
+        (ROOT / "tests/fuzz/corpora/book_file/found-size-that-no-memory-holds").read_bytes(),
+        "damaged, or there is no memory to read it",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_index_is_named_in_one_line_and_tried_again(tmp_path: Path, damage: str) -> None:
+    data, said = DAMAGED[damage]
+    (tmp_path / "index.sqlite").write_bytes(data)
+    with Process(tmp_path) as process:
+        process.wait_for("restarting", 2)
+        (tmp_path / "index.sqlite").unlink()
+        process.wait_for("listening")
+        process.stop()
+
+    assert set(process.stderr.decode().splitlines()) == {f"vsensor: --store: {tmp_path}: {said}"}
+
+
 def test_it_says_where_it_listens_what_it_is_known_by_and_what_came_in(tmp_path: Path) -> None:
     with Process(tmp_path) as process:
         listening = process.wait_for("listening")
