@@ -104,13 +104,18 @@ class Server(uvicorn.Server):
         """Ends connections with nothing in hand. uvicorn closes them, and TLS then waits for the peer to close too.
 
         A sensor that holds its connection for the next batch does not answer that, and each stop would take the whole
-        grace. A reply needs no more than one pause to leave; after it, an end without ceremony loses nothing.
+        grace. A reply needs no more than one pause to leave; after it, an end without ceremony loses nothing. Who has
+        sent half a body by the end of the grace is hung up, too: uvicorn would cancel his request, as if it were a bug.
         """
         resting: set[Any] = set()
+        clock = asyncio.get_running_loop().time
+        ends_s = clock() + GRACE_S
         while True:
             await asyncio.sleep(_HANG_UP_S)
             connections: set[Any] = set(self.server_state.connections)  # H11Protocol, which the union's others are not
             now = {c for c in connections if c.cycle is None or c.cycle.response_complete}
+            if clock() >= ends_s:
+                resting = now = connections
             for connection in resting & now:
                 connection.transport.abort()
             resting = now
@@ -135,7 +140,7 @@ def make_server(collector: Collector, certificate: Certificate, connections_max:
         date_header=False,
         limit_concurrency=connections_max,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=GRACE_S + 1,  # for what the store has in hand; see Server._hang_up
     )
     config.load()
     return Server(config)

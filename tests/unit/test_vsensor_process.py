@@ -336,6 +336,25 @@ def test_an_index_that_cannot_be_opened_is_named_in_one_line_and_tried_again(tmp
 
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_a_stop_beside_half_a_body_says_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = test_vsensor_kit_process._DRIVER
+    monkeypatch.setattr(test_vsensor_kit_process, "_DRIVER", driver.replace("GRACE_S = 3600", "GRACE_S = 1"))
+    with Process(tmp_path) as process:
+        listening = process.wait_for("listening")
+        address, certificate = listening["address"], Path(listening["certificate"])
+        message = Signer(address).message(0, section([payload(0, 100_000)]), created_s=now())
+        wire = Wire(int(address.rpartition(":")[2]), certificate)
+        with wire.connect() as half, sensor(address, certificate) as one:
+            half.sendall(wire.head(message) + message.body[:1000])
+            other = Stream("sensor-2", "f" * 32, "eth0")  # what is stored now came after the half was begun to be read
+            assert one.deliver(0, section([payload(1)]), created=now, stream=other) is Outcome.STORED
+            code = process.stop()
+
+    assert (code, process.stderr) == (Exit.DRAINED, b"")
+
+
 DAMAGED = {
     "no index at all": (bytes(range(256)) * 16, "file is not a database"),
     "a size that no memory holds": (
