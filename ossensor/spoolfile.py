@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote
 
-from .transport.protocol import Account, BatchId, MalformedError, Stream, interface_name_ok, sensor_name_ok
+from .transport.protocol import (
+    MAX_SEQUENCE,
+    Account,
+    BatchId,
+    MalformedError,
+    Stream,
+    interface_name_ok,
+    sensor_name_ok,
+)
 
 SUFFIX: Final = ".pcapng"
 _TRAILER: Final = 0x80004F53
@@ -54,7 +62,7 @@ class Spooled:
             return None
         first_ns, epoch, sequence, packets, sensor, quoted = match.groups()
         interface = unquote(quoted, errors="replace")
-        if not sensor_name_ok(sensor) or not interface_name_ok(interface):
+        if not sensor_name_ok(sensor) or not interface_name_ok(interface) or int(sequence) > MAX_SEQUENCE:
             return None
         found = cls(BatchId(Stream(sensor, epoch, interface), int(sequence)), int(packets), int(first_ns))
         return found if found.name == name else None

@@ -61,6 +61,7 @@ def test_a_name_says_who_it_is(sensor: str, interface: str, sequence: int) -> No
         spooled().name.replace("eth0", "%65th0"),
         spooled().name.replace(",3,", ",03,"),
         "1" + spooled().name,
+        spooled(sequence=2**63).name,
     ],
 )
 def test_other_files_are_none_of_ours(name: str) -> None:
