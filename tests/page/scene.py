@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from browser import Browser, Page
-from test_vsensor_kit import PATIENCE_S, Message, Signer, Wire, payload
+from test_vsensor_kit import Message, Signer, Wire, fresh, payload
 from test_vsensor_kit_process import Process
 
 from ossensor import pcapng
@@ -109,12 +109,7 @@ class Actor:
         return orders
 
     def _say(self, signed: Callable[..., Message], expected: Outcome) -> bytes:
-        answer = self._wire.send(signed(created_s=int(time.time())))
-        deadline_s = time.monotonic() + PATIENCE_S
-        while answer.outcome is Outcome.STALE:  # as all is that was signed in the second of the vSensor's start
-            assert time.monotonic() < deadline_s, "stale for ever"
-            time.sleep(0.05)
-            answer = self._wire.send(signed(created_s=int(time.time())))
+        answer = fresh(self._wire.send, signed)
         assert answer.outcome is expected
         return answer.body
 

@@ -8,16 +8,16 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 import requests
 from held_port import held_port
-from test_vsensor_kit import KEY, RUN, Signer, answer_of
+from test_vsensor_kit import KEY, PATIENCE_S, RUN, Answer, Message, Signer, answer_of, fresh
 from test_vsensor_kit_process import Process
 
 from ossensor.transport.introduction import Introduction
@@ -64,22 +64,20 @@ class Site:
         with closing(requests.Session()) as session:
             session.trust_env = False
             session.verify = str(self.root / "tls" / "cert.pem")
-            for _ in range(100):  # what is signed in the second of a start is stale
-                parts: dict[str, Any] = {"created_s": int(time.time())}
-                if report is not None:
-                    message = signer.report(report, sensor="web-1", **parts)
-                else:
-                    body = Introduction("ossensor/0.1.0", "host", {"family": family}).body
-                    message = signer.registration(body, target=introduction_path("web-1"), **parts)
+
+            def send(message: Message) -> Answer:
                 headers = {n: v for n, v in message.fields if n not in {"Host", "Content-Length"}}
                 url = f"https://{self.listen}{message.target}"
-                response = session.post(url, data=message.body, headers=headers, timeout=120)
-                answer = answer_of(message, response.status_code, response.headers, response.content)
-                if answer.outcome is Outcome.REGISTERED:
-                    return Orders.parse(answer.body) if report is not None else Orders()
-                assert answer.outcome is Outcome.STALE
-                time.sleep(0.05)
-        raise AssertionError("stale for ever")
+                response = session.post(url, data=message.body, headers=headers, timeout=PATIENCE_S)
+                return answer_of(message, response.status_code, response.headers, response.content)
+
+            if report is not None:
+                answer = fresh(send, partial(signer.report, report, sensor="web-1"))
+            else:
+                body = Introduction("ossensor/0.1.0", "host", {"family": family}).body
+                answer = fresh(send, partial(signer.registration, body, target=introduction_path("web-1")))
+        assert answer.outcome is Outcome.REGISTERED
+        return Orders.parse(answer.body) if report is not None else Orders()
 
     def trail(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.root / "antigena-audit.jsonl").read_text().splitlines()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,6 @@ from ossensor.accounting import SUPERVISOR_REASONS, Reason
 from ossensor.region import MOST_BLOCKS, Commit, Control, Region
 
 SLOT_BYTES = 4096
-
-
-@pytest.fixture
-def region() -> Iterator[Region]:
-    memory = Region.create(2, SLOT_BYTES)
-    yield memory
-    memory.close()
-    os.close(memory.fd)
 
 
 @pytest.mark.parametrize(

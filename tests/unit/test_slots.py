@@ -30,14 +30,6 @@ def pipes() -> Iterator[Pipes]:
 
 
 @pytest.fixture
-def region() -> Iterator[Region]:
-    memory = Region.create(4, 4096)
-    yield memory
-    memory.close()
-    os.close(memory.fd)
-
-
-@pytest.fixture
 def producer(region: Region, pipes: Pipes) -> Producer:
     return Producer(region, pipes.ready_write, pipes.free_read)
 

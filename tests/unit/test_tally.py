@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-
 import pytest
 
 from ossensor.accounting import Reason
 from ossensor.region import Control, Region
 from ossensor.tally import Tally
-
-
-@pytest.fixture
-def region() -> Iterator[Region]:
-    memory = Region.create(2, 4096)
-    yield memory
-    memory.close()
-    os.close(memory.fd)
 
 
 def _counts(tally: Tally) -> tuple[int, int, int, int]:

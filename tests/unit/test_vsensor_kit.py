@@ -239,6 +239,18 @@ def answer_of(message: Message, status: int, headers: Mapping[str, str], body: b
     return Answer(status, fields, body, outcome)
 
 
+def fresh(send: Callable[[Message], Answer], signed: Callable[..., Message]) -> Answer:
+    """The answer to a message that is signed anew while it is stale, as all is from the second of a vSensor's start."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while True:
+        created_s = int(time.time())
+        answer = send(signed(created_s=created_s))
+        if answer.outcome is not Outcome.STALE:
+            return answer
+        assert time.monotonic() < deadline_s, "stale for ever"
+        time.sleep(max(0.0, created_s + 1 - time.time()))  # in the same second it would be as stale
+
+
 @dataclass
 class Wire:
     """One TLS connection that sends exactly what it is given."""

@@ -271,16 +271,20 @@ sys.exit(Keeper(jobs, lambda what, pid, why, delay_s: say(what + " " + why)).run
     assert code == Exit.DRAINED
 
 
-# Before a child has its handlers, a stop is there; and what its exit code is, the keeper keeps to itself.
-_LATE = """
+# What a child's exit code is, the keeper keeps to itself. The last thing that it does is to be asked to stop once more.
+_TOLD = """
 import os, signal, time
 from ossensor.vsensor import server
 from ossensor.vsensor.streams import process as streaming
 real_exit = os._exit
 def tell(code):
+    os.kill(os.getpid(), signal.SIGTERM)
     os.write(2, b"ended with %d\\n" % code)
     real_exit(code)
 os._exit = tell
+"""
+# Before a child has its handlers, a stop is there.
+_LATE = """
 def late(real):
     def act(*arguments):
         while signal.SIGTERM not in signal.sigpending():
@@ -297,10 +301,11 @@ streaming._Streaming._watch_signals = late(streaming._Streaming._watch_signals)
     [(("--pcap-over-ip", "127.0.0.1:0"), 2), (("--jetstream", "nats://127.0.0.1:1"), 1)],
     ids=["serving and streaming", "publishing"],
 )
-def test_a_stop_that_comes_before_a_child_has_handlers_is_heard_when_it_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], children: int
+@pytest.mark.parametrize("at_birth", ["", _LATE], ids=["", "and before it has handlers"])
+def test_a_stop_that_comes_while_a_child_says_its_last_words_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_birth: str, options: tuple[str, ...], children: int
 ) -> None:
-    monkeypatch.setattr(test_vsensor_kit_process, "_DRIVER", _LATE + test_vsensor_kit_process._DRIVER)
+    monkeypatch.setattr(test_vsensor_kit_process, "_DRIVER", _TOLD + at_birth + test_vsensor_kit_process._DRIVER)
     with Process(tmp_path, *options) as process:
         process.wait_for("serving")
         code = process.stop()
