@@ -15,7 +15,7 @@ def parse(option: str, text: str, faults: list[str]) -> tuple[str, int]:
     """Host and port; with a fault added, nothing that could be used."""
     host, colon, port = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+    if not colon or not host or not (port.isascii() and port.isdecimal()) or len(port) > 5 or int(port) > 65535:
         faults.append(f"{option}: {text!r} is not HOST:PORT with a port of 0 to 65535")
         return "", 0
     return host, int(port)

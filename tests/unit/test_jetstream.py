@@ -183,7 +183,7 @@ def test_servers_a_login_and_tls_become_what_connects(tmp_path: Path) -> None:
 def test_everything_wrong_with_the_options_is_said_at_once_and_no_secret_is(tmp_path: Path) -> None:
     (tmp_path / "login").write_text("a secret without the other half")
     (tmp_path / "login").chmod(0o600)
-    (tmp_path / "creds").write_text("USER JWT")
+    (tmp_path / "creds").touch()
     (tmp_path / "creds").chmod(0o644)
     faults: list[str] = []
     options = ("--nats-creds", str(tmp_path / "creds"), "--nats-login-file", str(tmp_path / "login"))

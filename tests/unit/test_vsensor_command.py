@@ -59,6 +59,10 @@ sys.exit(command.run(parser.parse_args(), os.environ))
     return done.returncode, done.stderr.splitlines()
 
 
+# Python's int() raises for more digits than 4,300.
+ENDLESS = "9" * 4301
+
+
 def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, faults = faults_of(
@@ -80,6 +84,13 @@ def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_number_of_any_length_is_a_fault_like_another(tmp_path: Path) -> None:
+    code, faults = faults_of("--listen", "localhost:0", "--store", str(tmp_path / "s"), "--rotate-mb", ENDLESS)
+
+    assert code == Exit.CONFIGURATION
+    assert faults == [f"vsensor: --rotate-mb: '{ENDLESS}' is not a whole number of MiB from 1 to 1073741824"]
+
+
 def test_a_limit_below_the_size_of_one_file_is_a_fault(tmp_path: Path) -> None:
     code, faults = faults_of("--listen", "localhost:0", "--store", str(tmp_path / "s"), "--keep-gb", "0.999")
 
@@ -89,7 +100,9 @@ def test_a_limit_below_the_size_of_one_file_is_a_fault(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("listen", ["", ":8443", "host:", "host:65536", "host:-1", "host:٣", "host:8443x"])
+@pytest.mark.parametrize(
+    "listen", ["", ":8443", "host:", "host:65536", "host:-1", "host:٣", "host:8443x", f"h:{ENDLESS}"]
+)
 def test_an_address_that_is_none_is_a_fault(tmp_path: Path, listen: str) -> None:
     code, (fault,) = faults_of("--listen", listen, "--store", str(tmp_path))
 

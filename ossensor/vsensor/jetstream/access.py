@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import re
 import ssl
 import stat
@@ -13,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from . import credentials
+
 # Credentials in a URL would be in the process list, for everybody to read.
 _URL: Final = re.compile(r"(nats|tls)://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([1-9][0-9]{0,4})")
-_SECRET_MAX_BYTES: Final = 4096
 _FORBIDDEN: Final = stat.S_IWGRP | stat.S_IRWXO
 
 
@@ -35,7 +35,7 @@ class Access:
         if self.tls is not None:
             found["tls"] = self.tls
         if self.credentials is not None:
-            found["user_credentials"] = self.credentials
+            found["user_credentials"] = credentials.Credentials(self.credentials)
         if self.login is not None:
             found["user"], found["password"] = self.login
         return found
@@ -71,11 +71,10 @@ def parse(option: str, urls: str, args: argparse.Namespace, faults: list[str]) -
     if args.nats_creds is not None and args.nats_login_file is not None:
         faults.append("--nats-creds and --nats-login-file: give one")
     if args.nats_creds is not None:
-        _read("--nats-creds", args.nats_creds, faults, lambda text: "USER JWT" in text or "no credentials in it")
+        _read("--nats-creds", args.nats_creds, faults, credentials.parse)
     login = None
     if args.nats_login_file is not None:
-        text = _read("--nats-login-file", args.nats_login_file, faults, lambda t: ":" in t or "not USER:PASSWORD")
-        user, _, password = text.removesuffix("\n").partition(":")
+        user, _, password = _read("--nats-login-file", args.nats_login_file, faults, _login).partition(":")
         login = (user, password)
     return Access(servers, _tls(servers, args, faults), args.nats_creds, login)
 
@@ -96,21 +95,28 @@ def _tls(servers: tuple[str, ...], args: argparse.Namespace, faults: list[str]) 
     return context
 
 
-def _read(option: str, path: str, faults: list[str], good: Callable[[str], bool | str]) -> str:
-    """A file of secrets; with a fault added, "". The fault never shows what was read."""
+def _login(text: str) -> str:
+    if ":" not in text:
+        raise ValueError("not USER:PASSWORD")
+    return text.removesuffix("\n")
+
+
+def _read(option: str, path: str, faults: list[str], parsed: Callable[[str], str]) -> str:
+    """What `parsed` makes of a file of secrets; with a fault added, "". The fault never shows what was read."""
+    try:
+        _insist_on_privacy(path)
+        return parsed(credentials.read(path))
+    except ValueError as e:
+        faults.append(f"{option}: {path}: {e}")
+    return ""
+
+
+def _insist_on_privacy(path: str) -> None:
     try:
         mode = Path(path).stat().st_mode
-        if not stat.S_ISREG(mode):
-            why: bool | str = "not a file"
-        elif mode & _FORBIDDEN:
-            why = f"its mode is {stat.S_IMODE(mode):04o}, others may read or change it (chmod 600)"
-        else:
-            text = Path(path).read_bytes()[:_SECRET_MAX_BYTES].decode()
-            if (why := good(text)) is True:
-                return text
     except OSError as e:
-        why = os.strerror(e.errno or 0)
-    except UnicodeDecodeError:
-        why = "not text"
-    faults.append(f"{option}: {path}: {why}")
-    return ""
+        raise ValueError(e.strerror) from e
+    if not stat.S_ISREG(mode):
+        raise ValueError("not a file")
+    if mode & _FORBIDDEN:
+        raise ValueError(f"its mode is {stat.S_IMODE(mode):04o}, others may read or change it (chmod 600)")
