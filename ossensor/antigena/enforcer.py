@@ -37,11 +37,18 @@ BURST_PACKETS: Final = 10_000
 Mode: TypeAlias = Literal["enforce", "observe"]
 
 
+_Kind: TypeAlias = Literal["sent", "asked"]
+_Side: TypeAlias = Literal["source", "destination"]
+
+
 class Outgoing(NamedTuple):
-    """An IP packet, and the end of a connection that it is for."""
+    """An IP packet, the end of a connection that it is for, and where it is counted."""
 
     packet: bytes
     to: End
+    action_id: str
+    kind: _Kind
+    side: _Side
 
 
 @dataclass(slots=True)
@@ -56,10 +63,13 @@ class Tally:
     withheld: int = 0
     refused: Counter[Refusal] = field(default_factory=Counter)
 
+    def counted(self, kind: _Kind) -> Counter[str]:
+        return self.sent if kind == "sent" else self.asked
+
     def to_json(self) -> dict[str, Any]:
         """Fit for json.dumps; dataclasses.asdict would take the Counters apart."""
         counts = {"matched": self.matched, "closed": self.closed, "unconfirmed": self.unconfirmed}
-        packets = {"sent": dict(self.sent), "asked": dict(self.asked), "withheld": self.withheld}
+        packets = {"sent": dict(+self.sent), "asked": dict(+self.asked), "withheld": self.withheld}
         return {**counts, **packets, "refused": dict(self.refused)}
 
 
@@ -105,7 +115,7 @@ class Enforcer:
             tally.withheld += 2
             return []
         packets = answers(segment, self._watch.ahead(segment))
-        outgoing = self._sent(action, segment, packets, tally.sent, now_s)
+        outgoing = self._sent(action, segment, packets, "sent", now_s)
         if len(outgoing) == len(packets):
             self._watch.answered(segment)
         return outgoing
@@ -122,8 +132,14 @@ class Enforcer:
         for action_id, segment in judged.to_ask:
             action = holding.get(action_id)
             if action is not None and self.guards.spares(action, segment) is None:
-                outgoing += self._sent(action, segment, questions(segment), self._tally(action_id).asked, now_s)
+                outgoing += self._sent(action, segment, questions(segment), "asked", now_s)
         return outgoing
+
+    def unsent(self, outgoing: Outgoing) -> None:
+        """What was given out for sending could not be sent. To be told before the next report."""
+        tally = self._tally(outgoing.action_id)
+        tally.counted(outgoing.kind)[outgoing.side] -= 1
+        tally.refused[Refusal.UNSENT] += 1
 
     def report(self) -> dict[str, Tally]:
         """What was done since the last report, by order."""
@@ -151,17 +167,19 @@ class Enforcer:
         return None
 
     def _sent(
-        self, action: Action, segment: Segment, packets: Iterable[Answer], counts: Counter[str], now_s: float
+        self, action: Action, segment: Segment, packets: Iterable[Answer], kind: _Kind, now_s: float
     ) -> list[Outgoing]:
         """Those of the packets that the rate allows, counted."""
+        tally = self._tally(action.id)
         outgoing = []
         for answer in packets:
             if self._bucket.take(now_s):
-                counts[_side(action, segment, answer)] += 1
+                side = _side(action, segment, answer)
+                tally.counted(kind)[side] += 1
                 end = segment.source if answer.to == "source" else segment.destination
-                outgoing.append(Outgoing(answer.packet, end))
+                outgoing.append(Outgoing(answer.packet, end, action.id, kind, side))
             else:
-                self._tally(action.id).refused[Refusal.RATE] += 1
+                tally.refused[Refusal.RATE] += 1
         return outgoing
 
     def _tally(self, action_id: str) -> Tally:
@@ -175,7 +193,7 @@ class Enforcer:
                 self._tally(verdict.action_id).unconfirmed += 1
 
 
-def _side(action: Action, segment: Segment, answer: Answer) -> Literal["source", "destination"]:
+def _side(action: Action, segment: Segment, answer: Answer) -> _Side:
     """Which side of the order the answer goes to, whichever end of the segment that is."""
     ends = (segment.source, segment.destination)
     to, other = ends if answer.to == "source" else ends[::-1]

@@ -24,3 +24,4 @@ class Refusal(StrEnum):
     NOT_ONE_HOST = "not_one_host"  # multicast, broadcast, no address: the RFCs forbid an answer
     # of one packet
     RATE = "rate"
+    UNSENT = "unsent"  # the kernel did not take it: there is no route to that end, or no room

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -124,7 +125,9 @@ class Sockets:
         """
         if ":" not in destination:
             self.raw4.sendto(packet, (destination, 0))
-        elif self.raw6 is not None:
+        elif self.raw6 is None:  # this host has no IPv6, and yet saw some
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        else:
             self.raw6.sendto(packet, (destination, 0, 0, scope))
 
     def close(self) -> None:

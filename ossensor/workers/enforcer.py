@@ -220,6 +220,7 @@ class Enforcer:
             scope = socket.if_nametoindex(interface) if interface and address.is_link_local else 0
             self._sockets.send(outgoing.packet, str(address), scope)
         except OSError as e:
+            self._core.unsent(outgoing)
             self._trouble("sending", f"a packet could not be sent to {address}: {e.strerror}")
 
     def _look(self) -> None:

@@ -317,14 +317,15 @@ def test_a_kernel_that_takes_no_filter_is_trouble() -> None:
         assert bench.awake == 0
 
 
-def test_what_cannot_be_sent_is_told(bench: Bench) -> None:
+def test_what_cannot_be_sent_is_told_and_is_not_counted_as_sent(bench: Bench) -> None:
     bench.order(1, EXACT)
     bench.sockets.error = OSError(errno.ENETUNREACH, "Network is unreachable")
     bench.show(TALK.packet())
     bench.attend("eth0", "eth1")
     bench.turn()
-    said = bench.reports()[-1].trouble
-    assert said == f"a packet could not be sent to {TALK.there}: Network is unreachable"
+    report = bench.reports()[-1]
+    assert report.trouble == f"a packet could not be sent to {TALK.there}: Network is unreachable"
+    assert report.actions == {"exact": {"matched": 1, "refused_unsent": 2}}
 
     bench.sockets.error = None
     assert bench.order(2, EXACT).trouble == ""
