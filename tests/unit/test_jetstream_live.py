@@ -378,10 +378,13 @@ def test_a_server_is_reached_by_tls_with_a_certificate_of_ours_and_a_login_and_n
     assert "Authorization" in heard[1]
 
 
-def test_users_with_the_rights_of_the_page_and_no_more_are_enough(tmp_path: Path) -> None:
+def test_users_with_the_rights_of_the_page_and_no_more_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = (Path(__file__).parents[2] / "docs" / "scale-out.md").read_text()
     (rights,) = re.findall(r"^authorization \{\n.*?^\}$", page, re.MULTILINE | re.DOTALL)
-    rights = rights.replace('"$VSENSOR"', '"one"').replace('"$CONSUMER"', '"two"')
+    monkeypatch.setenv("VSENSOR", "one")
+    monkeypatch.setenv("CONSUMER", "two")
 
     async def run(server: NatsServer) -> None:
         async with linked(server, login=("vsensor", "one")) as (link, sink):
