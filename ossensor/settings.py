@@ -102,10 +102,13 @@ class Loaded:
     texts: dict[str, str]
 
     def config_lines(self) -> list[configfile.Line]:
-        """What the generated config file holds: everything but the key, and the file's own path."""
+        """What the generated config file holds: everything but the key, and the file's own path.
+
+        Nor where the next key is: what is written here stays in force, and a key that was changed is to be dead.
+        """
         lines = []
         for row in describe():
-            explicit = self.sources[row.name] != "default"
+            explicit = self.sources[row.name] != "default" and row.name != KEY_NEXT_FILE
             if row.name not in {*_SECRETS, CONFIG_PATH}:
                 text = self.texts[row.name] if explicit else row.default
                 lines.append(configfile.Line(row.name, text, explicit, row.meaning))
@@ -227,9 +230,10 @@ def _gather(environ: Mapping[str, str]) -> tuple[_Findings, Path]:
         return findings, path
     if texts.pop(CONFIG_PATH, None):
         findings.warnings.append(f"{CONFIG_PATH} counts in the environment only, not in {path}")
-    if any(name in findings.environment for name in _KEYS):
-        # One setting under two names: the environment's choice of one hides either in the file.
-        texts = {name: text for name, text in texts.items() if name not in _KEYS}
+    for pair in _SECRET_FILES.items():
+        if any(name in findings.environment for name in pair):
+            # One setting under two names: the environment's choice of one hides either in the file.
+            texts = {name: text for name, text in texts.items() if name not in pair}
     findings.warn_of_unknown(texts, f"file {path}")
     findings.take(texts, findings.file)
     return findings, path

@@ -363,6 +363,30 @@ def test_a_key_in_the_environment_hides_the_key_file_that_the_config_file_names(
     assert loaded.sources["VSENSOR_HMAC_KEY_FILE"] == "default"
 
 
+def test_a_key_may_be_in_one_place_and_the_next_in_the_other(given: Load, config: Path, tmp_path: Path) -> None:
+    key, next_key = tmp_path / "hmac.key", tmp_path / "next.key"
+    key.write_text(SECRET)
+    next_key.write_text("the next key, which is long enough\n")
+
+    config.write_text(f"VSENSOR_HMAC_KEY_NEXT_FILE={next_key}\n")
+    in_environment = given()
+    config.write_text(f"VSENSOR_HMAC_KEY_FILE={key}\n")
+    in_file = given(VSENSOR_HMAC_KEY=None, VSENSOR_HMAC_KEY_NEXT_FILE=str(next_key))
+
+    for loaded in (in_environment, in_file):
+        assert loaded.settings.hmac_key == SECRET.encode()
+        assert loaded.settings.hmac_key_next == b"the next key, which is long enough"
+
+
+def test_the_next_key_does_not_stay_in_the_config_file_that_is_written(given: Load, tmp_path: Path) -> None:
+    next_key = tmp_path / "next.key"
+    next_key.write_text("the next key, which is long enough\n")
+
+    lines = given(VSENSOR_HMAC_KEY_NEXT_FILE=str(next_key)).config_lines()
+
+    assert [line.explicit for line in lines if line.name == "VSENSOR_HMAC_KEY_NEXT_FILE"] == [False]
+
+
 def test_the_config_path_counts_in_the_environment_only(given: Load, config: Path) -> None:
     config.write_text("OSSENSOR_CONFIG_PATH=/elsewhere\n")
 

@@ -16,6 +16,7 @@ from ossensor.errors import ConfigurationError, Exit
 from ossensor.settings import load
 from ossensor.systemd.ini import migrated
 from ossensor.systemd.install import install, unit
+from ossensor.variables import KEY_NEXT_FILE
 
 SECRET = "the%(key)s of all keys = 0123456789; abc # def"
 DEPLOYED = Path(__file__).parents[2] / "deploy/systemd/ossensor.service"
@@ -63,6 +64,22 @@ def test_systemd_finds_nothing_to_say_about_the_unit(tmp_path: Path, program: st
 
     # It ends with 0 also for a line that it does not know: what it says is what counts.
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_systemd_takes_what_the_page_says_of_a_second_key_beside_the_unit(tmp_path: Path, program: str) -> None:
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    (dropin,) = re.findall(r"^```ini\n(\[Service\]\n.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    path = tmp_path / "ossensor.service"
+    path.write_text(unit(program))
+    (tmp_path / "ossensor.service.d").mkdir()
+    (tmp_path / "ossensor.service.d/override.conf").write_text(dropin)
+
+    argv = ["systemd-analyze", "verify", path]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert re.findall(r"^LoadCredential=(.*)$", dropin, flags=re.MULTILINE) == ["hmac-key-next:/etc/ossensor/next.key"]
+    assert re.findall(r"^Environment=(.*)=%d/hmac-key-next$", dropin, flags=re.MULTILINE) == [KEY_NEXT_FILE]
 
 
 def test_systemd_rates_the_exposure_at_two_at_most() -> None:
