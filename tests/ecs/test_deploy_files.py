@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 
 import pytest
 from cfnlint.decode.cfn_yaml import load as load_yaml
+from documented import PAGES, commands
 from model import faults
 
 FOLDER = Path(__file__).parents[2] / "deploy/ecs"
 BIN = Path(sys.executable).parent
-KEY_ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:ossensor-key-AbCdEf"
 
 
 def add_sidecar(document: Any, *arguments: str) -> Any:
@@ -28,17 +29,20 @@ def without_sensor(containers: list[Any], name: str) -> list[Any]:
     return [c for c in containers if c[name] != "ossensor"]
 
 
+def as_the_page_says() -> list[str]:
+    """What README.md has people give to the command, up to the files."""
+    beginning = ["ossensor", "ecs", "add-sidecar"]
+    (words,) = [w for c in commands(PAGES["deploy/ecs/README.md"]) if (w := shlex.split(c))[:3] == beginning]
+    return words[3 : words.index("<")]
+
+
 @pytest.mark.slow
-def test_the_task_definition_is_valid_and_what_the_command_makes_of_the_application_alone() -> None:
+def test_the_task_definition_is_valid_and_what_the_page_s_command_makes_of_the_application_alone() -> None:
     definition = json.loads((FOLDER / "task-definition.json").read_text())
     alone = {**definition, "containerDefinitions": without_sensor(definition["containerDefinitions"], "name")}
-    image = definition["containerDefinitions"][-1]["image"]
 
     assert faults(definition) == []
-    assert definition == add_sidecar(
-        alone,
-        *("--image", image, "--vsensor", "vsensor.example", "--key-secret", KEY_ARN, "--env", "VSENSOR_PORT=8443"),
-    )
+    assert definition == add_sidecar(alone, *as_the_page_says())
 
 
 @pytest.mark.slow
