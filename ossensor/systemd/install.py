@@ -31,6 +31,8 @@ _CONFIG: Final = "etc/darktrace/ossensor.cfg"
 _KEY: Final = "etc/ossensor/hmac.key"
 _TEMPLATES_PROGRAM: Final = "/usr/local/bin/ossensor"
 _MAX_INI_BYTES: Final = 1 << 20
+# What ProtectHome= and PrivateTmp= of the unit take away from its service (systemd.exec(5)).
+_HIDDEN: Final = frozenset(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108  none is used
 _FAILED: Final = 1
 
 
@@ -80,7 +82,10 @@ def install(*, root: Path, ini: Path | None, dry_run: bool, program: str | None 
         sys.stderr.write(f"ossensor: warning: {ini}: {remark}\n")
     if ini is not None and ini.stat().st_mode & stat.S_IROTH:
         sys.stderr.write(f"ossensor: warning: {ini} holds the key, and everybody can read it\n")
-    for file in files(root, program or str(Path(sys.executable).with_name("ossensor")), old):
+    program = program or str(Path(sys.executable).with_name("ossensor"))
+    for why in _out_of_reach(program):
+        sys.stderr.write(f"ossensor: warning: {why}: it will not start; install ossensor elsewhere, as in /opt\n")
+    for file in files(root, program, old):
         try:
             said = _put(file, dry_run=dry_run)
         except OSError as e:
@@ -113,7 +118,7 @@ def _put(file: File, *, dry_run: bool) -> str:
     what = "replaced" if there is not None else f"written, mode {file.mode:04o}"
     if dry_run:
         return f"would be {what}"
-    file.path.parent.mkdir(0o755, parents=True, exist_ok=True)
+    _make_open(file.path.parent)
     # mkstemp makes it 0600, so that nobody reads a key before its mode is set.
     descriptor, temporary = tempfile.mkstemp(prefix=f".{file.path.name}.", dir=file.path.parent)
     try:
@@ -128,6 +133,24 @@ def _put(file: File, *, dry_run: bool) -> str:
         raise
     sync_folder(file.path.parent)
     return what
+
+
+def _make_open(folder: Path) -> None:
+    """With its parents, and for all to enter, whatever the umask: the service's user reads its settings there."""
+    if not folder.is_dir():
+        _make_open(folder.parent)
+        folder.mkdir()
+        folder.chmod(0o755)
+
+
+def _out_of_reach(program: str) -> Iterator[str]:
+    """The folders of the program that the unit's user, who is none of this machine's, does not see or may not enter."""
+    used = (Path(program), Path(sys.executable), Path(__file__))
+    for folder in dict.fromkeys(parent for path in used for parent in path.resolve().parents):
+        if folder in _HIDDEN:
+            yield f"{folder} holds the program, and is hidden from the service (ProtectHome=, PrivateTmp=)"
+        elif folder.exists() and not folder.stat().st_mode & stat.S_IXOTH:
+            yield f"{folder} holds the program, and is not open to the service's user"
 
 
 def _next_steps(root: Path) -> Iterator[str]:

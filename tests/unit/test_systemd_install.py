@@ -270,6 +270,48 @@ def test_a_wrong_old_file_installs_nothing(tmp_path: Path, capsys: pytest.Captur
     assert not root.exists()
 
 
+def test_the_settings_can_be_read_by_the_service_s_user_whatever_the_umask(tmp_path: Path, program: str) -> None:
+    before = os.umask(0o077)
+    try:
+        assert install(root=tmp_path / "root", ini=_ini(tmp_path), dry_run=False, program=program) == 0
+    finally:
+        os.umask(before)
+
+    folders = [path for path in (tmp_path / "root").rglob("*") if path.is_dir()]
+    assert {
+        str(path.relative_to(tmp_path / "root")): stat.S_IMODE(path.stat().st_mode) for path in folders
+    } == dict.fromkeys(("etc", "etc/darktrace", "etc/ossensor", "etc/systemd", "etc/systemd/system"), 0o755)
+
+
+@pytest.mark.parametrize(
+    "program,why",
+    [
+        ("/home/me/ossensor/.venv/bin/ossensor", "/home holds the program, and is hidden from the service"),
+        ("/root/bin/ossensor", "/root holds the program, and is hidden from the service"),
+    ],
+)
+def test_a_program_that_the_unit_would_hide_from_its_service_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], program: str, why: str
+) -> None:
+    assert install(root=tmp_path, ini=None, dry_run=True, program=program) == 0
+    warnings = capsys.readouterr().err.splitlines()
+    assert [line for line in warnings if line.startswith(f"ossensor: warning: {why}")]
+
+
+def test_a_folder_of_the_program_that_others_may_not_enter_is_warned_of(
+    tmp_path: Path, program: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warned() -> list[str]:
+        install(root=tmp_path / "root", ini=None, dry_run=True, program=program)
+        return [line for line in capsys.readouterr().err.splitlines() if f" {folder} holds" in line]
+
+    folder = Path(program).parent
+    assert warned() == []
+    folder.chmod(0o700)
+    (line,) = warned()
+    assert line.endswith("is not open to the service's user: it will not start; install ossensor elsewhere, as in /opt")
+
+
 def test_what_cannot_be_written_is_named(tmp_path: Path, program: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "root").write_text("a file")
 
