@@ -57,6 +57,9 @@ class Uplink:
         self._plan = plan
         self._context = context
         self._metrics = metrics  # the port that scrapers connect to, whichever uploader serves it
+        if metrics is not None:
+            # Loaded here, when it is wanted: the uploader is another user, who may not be able to read where we lie.
+            from .workers import metrics as _  # noqa: F401, PLC0415
         self._guard = guard
         self._heed = heed
         self._order = order

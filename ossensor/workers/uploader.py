@@ -119,7 +119,7 @@ class Uploader:
     def _exported(self, listener: socket.socket | None) -> Exporter | None:
         if listener is None:
             return None
-        from .metrics import Exporter, of_uploader, per_interface  # noqa: PLC0415  loaded when it is wanted
+        from .metrics import Exporter, of_uploader, per_interface  # noqa: PLC0415  loaded when it is wanted, by uplink.py
 
         def collected() -> list[Metric]:
             regions = [(line.interface, line.consumer.region) for line in self._lines.values()]

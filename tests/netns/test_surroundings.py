@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from harness import frames, proc
+from harness.operator import Operator
 from harness.programs import UPLOADER
 from harness.world import World
+
+import ossensor
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 
@@ -53,6 +57,33 @@ def test_c1_descriptors_that_are_short_are_named_and_leave_the_others_capturing(
     assert sensor.terminate()[0] == 0
     assert sensor.records("cannot capture") == []
     assert [frames.verdict(range(_COUNT), world.stored_numbers(link)) for link in captured] == ["", ""]
+
+
+def test_where_root_alone_may_read_the_code_every_child_works_all_the_same(
+    world: World, certificate: tuple[Path, Path], tmp_path: Path, open_folder: Path
+) -> None:
+    """A home, as Debian makes them: the children are forked, and load nothing afterwards."""
+    closed = tmp_path / "home"
+    closed.mkdir(0o700)
+    shutil.copytree(Path(ossensor.__file__).parent, closed / "ossensor", ignore=shutil.ignore_patterns("__pycache__"))
+    operator = Operator(world, certificate[0])
+    world.add_link("cap0")
+    world.start_vsensor(options=operator.options)
+    changes = {
+        "PYTHONPATH": str(closed),
+        "OSSENSOR_DEBUG": "5",
+        "OSSENSOR_METRICS_ADDRESS": "127.0.0.1:9464",
+        "OSSENSOR_SPOOL_DIR": str(open_folder / "spool-of-a-home"),
+        "ANTIGENA_TIME_PERIOD": "1",
+    }
+    sensor = world.start_sensor("cap0", changes=changes)
+    operator.block("--src", "192.0.2.1")
+    sensor.wait_for("orders in force")
+    world.send("cap0", 1000)
+    proc.eventually("all is stored", lambda: world.holds("cap0", 1000))
+
+    assert sensor.terminate()[0] == 0
+    assert [line for line in sensor.lines if "Error" in line or " died" in line] == []
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename"])
