@@ -117,27 +117,29 @@ class Browser:
             self._rest += piece
 
     @contextmanager
-    def page(self, url: str, **size: Any) -> Iterator[Page]:
-        """A page with cookies of its own, closed at the end."""
-        context = self.call("Target.createBrowserContext")["browserContextId"]
+    def page(self, url: str, beside: Page | None = None, **size: Any) -> Iterator[Page]:
+        """A page with cookies of its own, or another tab of the one that is named; closed at the end."""
+        context = beside.context if beside is not None else self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = Page(self, session)
+        page = Page(self, session, context)
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
         page.size(**size)
         page.go(url)
         yield page
         self.call("Target.closeTarget", targetId=target)
-        self.call("Target.disposeBrowserContext", browserContextId=context)
+        if beside is None:
+            self.call("Target.disposeBrowserContext", browserContextId=context)
 
 
 class Page:
     """What a person does with one page, and what they see of it."""
 
-    def __init__(self, browser: Browser, session: str) -> None:
+    def __init__(self, browser: Browser, session: str, context: str) -> None:
         self._browser = browser
         self._session = session
+        self.context = context
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         return self._browser.call(method, self._session, **params)
@@ -145,6 +147,10 @@ class Page:
     def go(self, url: str) -> None:
         self.call("Page.navigate", url=url)
         self.wait(f"location.href.startsWith({json.dumps(url)}) && document.readyState === 'complete'")
+
+    def show(self) -> None:
+        """In front of the other tabs: one that nobody sees draws no frames, in which `wait` looks."""
+        self.call("Page.bringToFront")
 
     def size(self, width: int = 1200, height: int = 900, *, phone: bool = False) -> None:
         scale = 2 if phone else 1

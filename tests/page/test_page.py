@@ -91,6 +91,27 @@ def test_the_viewer_s_token_shows_sensors_and_offers_no_orders(page: Page, actor
     assert page.run("document.querySelector('#new-order').hidden") is True
 
 
+def test_a_tab_orders_and_logs_out_also_after_another_has_logged_in(site: Site, page: Page) -> None:
+    with site.browser.page(site.url, beside=page) as other:
+        page.show()
+        log_in(page)
+        other.show()
+        log_in(other)  # which ends the session of the first
+        page.show()
+        fill_order(page, source="10.0.0.98")
+        page.click("#order-form .primary")
+        page.click("#confirm-yes")
+        page.wait("document.querySelector('#order-rows tr') || document.querySelector('#order-faults li')")
+
+        assert page.text("#order-faults") == ""
+        page.click("#order-rows .actions button:last-child")
+        page.click("#confirm-yes")
+        page.wait("!document.querySelector('#order-rows tr')")
+        page.click("#logout")
+        page.wait("!document.querySelector('#login').hidden")
+    assert [line for line in page.complaints() if "403" not in line] == []
+
+
 # -- sensors ----------------------------------------------------------------------------------------------------------
 
 
@@ -259,6 +280,24 @@ def test_an_order_that_is_refused_says_every_fault_and_keeps_what_was_written(li
     assert "nowhere" in faults
     assert live.run("document.querySelector('#order-form [name=source]').value") == "10.0.3.300"
     assert [line for line in live.complaints() if "422" not in line] == []
+
+
+@pytest.mark.parametrize(
+    "answer,said",
+    [
+        ("new Response('<html>Bad gateway', {status: 502})", "Status 502"),
+        ("new Response(new ReadableStream({start(c) { c.error(); }}))", "The vSensor cannot be reached."),
+    ],
+    ids=["a balancer's", "half a reply"],
+)
+def test_an_answer_that_is_none_is_told_at_the_order(live: Page, answer: str, said: str) -> None:
+    fill_order(live, source="10.0.3.3")
+    live.run(f"(real => {{ fetch = async (p, o) => o.method === 'POST' ? {answer} : real(p, o); }})(fetch); undefined")
+    live.click("#order-form .primary")
+    live.click("#confirm-yes")
+    live.wait("document.querySelector('#order-faults li')")
+
+    assert live.text("#order-faults") == said
 
 
 def test_what_the_form_can_see_to_be_wrong_is_not_asked_about(live: Page) -> None:

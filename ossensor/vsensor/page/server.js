@@ -2,6 +2,7 @@
 // something shows the session's CSRF token besides, which no other site can.
 
 let csrf = "";
+const REPLY_MS = 30_000; // as `ossensor antigena` waits; without it a browser waits for a dead connection for many minutes
 
 export class Refused extends Error {
   constructor(status, faults) {
@@ -15,19 +16,31 @@ export class Refused extends Error {
 export async function ask(method, path, given) {
   const headers = method === "GET" ? {} : { "X-CSRF-Token": csrf };
   if (given !== undefined) headers["Content-Type"] = "application/json";
-  let reply;
+  const shown = csrf;
+  let reply, content;
   try {
     const body = given === undefined ? undefined : JSON.stringify(given);
-    reply = await fetch(path, { method, headers, body, credentials: "same-origin", redirect: "error" });
+    const signal = AbortSignal.timeout(REPLY_MS);
+    reply = await fetch(path, { method, headers, body, credentials: "same-origin", redirect: "error", signal });
+    content = decoded(await reply.text());
   } catch {
     throw new Refused(0, ["The vSensor cannot be reached."]);
   }
-  const text = await reply.text();
-  const content = text ? JSON.parse(text) : null;
-  if (reply.ok) return content;
+  if (reply.ok && content !== undefined) return content;
+  // Another tab has logged in anew, and the session that we share is another.
+  if (reply.status === 403 && method !== "GET" && (await session()) && csrf !== shown) return ask(method, path, given);
   const wait_s = reply.headers.get("Retry-After");
   const why = reply.status === 429 ? `Too many wrong tokens from here; try again in ${wait_s} s.` : `Status ${reply.status}`;
   throw new Refused(reply.status, content?.faults ?? [why]);
+}
+
+/** The value; undefined for what is no JSON, such as a balancer's own words. */
+function decoded(text) {
+  try {
+    return text ? JSON.parse(text) : null;
+  } catch {
+    return undefined;
+  }
 }
 
 const remember = (session) => {
