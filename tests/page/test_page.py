@@ -196,6 +196,18 @@ def test_the_page_says_so_when_the_vsensor_is_gone_and_goes_on_when_it_is_back(s
     assert [c for c in live.complaints() if not any(w in c for w in ("401", "Failed to load", "ERR_"))] == []
 
 
+def test_the_page_says_so_when_nothing_comes_though_the_connection_stands(site: Site, live: Page) -> None:
+    """SIGSTOP: as with a line that is dead and that nobody has closed."""
+    serving = site.process.all("serving")[-1]["pid"]
+    os.kill(serving, signal.SIGSTOP)
+    try:
+        live.wait("document.querySelector('#link').dataset.state === 'lost'")
+        assert live.text("#link") == "○ not connected; trying again"
+    finally:
+        os.kill(serving, signal.SIGCONT)
+    live.wait("document.querySelector('#link').dataset.state === 'live'")
+
+
 # -- Antigena ---------------------------------------------------------------------------------------------------------
 
 
@@ -280,6 +292,26 @@ def test_an_order_that_is_refused_says_every_fault_and_keeps_what_was_written(li
     assert "nowhere" in faults
     assert live.run("document.querySelector('#order-form [name=source]').value") == "10.0.3.300"
     assert [line for line in live.complaints() if "422" not in line] == []
+
+
+def test_an_order_that_is_half_written_is_gone_with_the_session(site: Site, live: Page) -> None:
+    with site.browser.page(site.url, beside=live) as other:
+        other.wait("!document.querySelector('#live').hidden")
+        live.show()
+        fill_order(live, source="10.0.3.3", reason="mine")
+        live.click("#order-form .primary")
+        live.wait("document.querySelector('#confirm').open")
+        other.show()
+        other.click("#logout")
+        live.show()
+        live.wait("!document.querySelector('#login').hidden")
+        live.run("new Promise(done => setTimeout(done))")  # what the dialog's end brings with it
+        dialogs = live.run("[...document.querySelectorAll('dialog')].map(one => one.open)")
+        written = live.run("[...document.querySelectorAll('#order-form input[name]')].map(one => one.value)")
+
+    assert dialogs == [False, False]
+    assert [text for text in written if text in {"10.0.3.3", "mine"}] == []
+    assert [line for line in live.complaints() if "401" not in line] == []
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import { logIn, logOut, renew, session } from "./server.js";
 
 const ORDERS_EVERY_MS = 2000;
 const AGAIN_MS = 3000;
+const SILENT_MS = 10_000; // ten snapshots; the vSensor cuts off who has taken nothing for as long (events.py)
 const ACTIVE_EVERY_MS = 60_000;
 
 const sensors = new Sensors();
@@ -15,6 +16,7 @@ const orders = new Orders(sensors, () => end("The session has ended; log in agai
 let source = null;
 let timer = 0;
 let active_ms = 0;
+let heard_ms = 0;
 
 function link(state, words) {
   const before = byId("link").dataset.state;
@@ -23,20 +25,32 @@ function link(state, words) {
   if (before !== state && (state === "lost" || before === "lost")) announce(words);
 }
 
+const lost = () => link("lost", "○ not connected; trying again");
+
 function listen() {
   source?.close();
   source = new EventSource("/v1/events");
+  heard_ms = performance.now();
   source.addEventListener("snapshot", (event) => {
+    heard_ms = performance.now();
     const snapshot = JSON.parse(event.data);
     link("live", "● live");
     sensors.update(snapshot);
   });
   source.onerror = () => {
-    link("lost", "○ not connected; trying again");
+    lost();
     // The browser tries again by itself after a connection that broke, and not after a status that was no 200.
     if (source.readyState === EventSource.CLOSED) setTimeout(again, AGAIN_MS);
   };
 }
+
+/** A connection that is dead and was not closed says nothing: a browser would show its last word for many minutes. */
+function listenAnew() {
+  if (!source || performance.now() - heard_ms < SILENT_MS) return;
+  lost();
+  listen();
+}
+setInterval(listenAnew, 1000);
 
 async function again() {
   if (!source) return;

@@ -99,10 +99,12 @@ export class Orders {
     byId("new-order").hidden = !may;
   }
 
+  /** Forgets everything, what was being written too: another person may look next. */
   clear() {
     keep(byId("order-rows"), this.#rows, new Map(), null);
     byId("order-dialog").close();
-    byId("confirm").close("no");
+    byId("order-form").reset();
+    byId("confirm").close("ended");
   }
 
   /** Fetches what is in force and shows it. */
@@ -179,7 +181,8 @@ export class Orders {
     const words = `${text.action(order.action)}, at ${text.target(order.target)}, for ${text.span(order.duration_s)}`;
     byId("order-dialog").close();
     if (!(await confirm("Order this?", `${words}. Connections that match are ended at once.`, "Order it"))) {
-      return byId("order-dialog").showModal();
+      if (byId("confirm").returnValue === "no") byId("order-dialog").showModal(); // and not when the session has ended
+      return;
     }
     try {
       await ask("POST", PATH, order);
