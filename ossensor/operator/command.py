@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         return _failed(*access.refusal(answer.status, answer.body, answer.retry_after, _renamed(args.order)))
     try:
         lines = [json.dumps(answer.body)] if args.json else list(_shown(args.order, answer.body))
-    except (ActionError, KeyError, TypeError, AttributeError):
+    except (ActionError, KeyError, TypeError, ValueError, OverflowError, AttributeError):
         return _failed([f"{args.url}: the answer is not a vSensor's"], Exit.GAVE_UP)
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return Exit.DRAINED

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from test_vsensor_kit import NOW_S, Running
 
+from ossensor.antigena.actions import parse_action
 from ossensor.antigena.token import Token
 from ossensor.cli import main
 from ossensor.errors import Exit
 from ossensor.operator import access
-from ossensor.operator.client import Client
+from ossensor.operator.client import Answer, Client
 from ossensor.transport.orders import Report
 from ossensor.vsensor.attempts import BURST
 
@@ -300,6 +301,28 @@ def test_a_ca_file_that_is_none_is_a_fault(shell: Shell, tmp_path: Path) -> None
         for name, why in (("empty", "NO_CERTIFICATE_OR_CRL_FOUND"), ("missing", "No such file or directory"))
     ]
     assert said == [(78, [], fault) for fault in faults]
+
+
+ACTION = parse_action({"id": "a", "kind": "block", "source": {"network": "10.0.0.1"}, "start_s": 1, "expires_s": 60})
+LISTED = {"action": ACTION.to_json(), "target": {"all": True}, "in_force": True, "sensors": {}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"orders": {}, "sensors": []},
+        {"orders": [{}], "sensors": {}},
+        {"orders": [{**LISTED, "target": {}}], "sensors": {}},
+        {"orders": [{**LISTED, "action": {**ACTION.to_json(), "expires_s": 0}}], "sensors": {}},
+        {"orders": [{**LISTED, "in_force": False, "action": {**ACTION.to_json(), "start_s": 1e30}}], "sensors": {}},
+        {"orders": [{**LISTED, "sensors": {"web": {"counts": {"matched": "3"}, "refused": ""}}}], "sensors": {}},
+    ],
+)
+def test_an_answer_that_is_no_vsensor_s_is_75(shell: Shell, monkeypatch: pytest.MonkeyPatch, body: Any) -> None:
+    monkeypatch.setattr(Client, "ask", lambda *_: Answer(200, body))
+
+    assert shell.type("list") == (Exit.GAVE_UP, [], [f"antigena: {shell.url}: the answer is not a vSensor's"])
 
 
 def test_the_environment_changes_nothing(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
