@@ -115,6 +115,8 @@ class Client:
         except requests.exceptions.SSLError as e:
             if "CERTIFICATE_VERIFY_FAILED" in str(e):
                 why = "its certificate is not trusted; the vSensor's own is --ca-file STORE/tls/cert.pem"
+                if "mismatch, certificate is not valid for" in str(e):  # CPython, of X509_V_ERR_HOSTNAME_MISMATCH
+                    why = "its certificate does not bear this name; ask by one that it does, or give --tls-cert there"
                 raise ConfigurationError([f"{self._base}: {why}"]) from e
             raise self._unreachable(f"no TLS: {_cause(e)}") from e
         except (requests.RequestException, OSError) as e:
