@@ -42,7 +42,7 @@ def run(environ: Mapping[str, str]) -> Exit:
     5. Whom to trust: CA files are read once, while this process may still read them; children inherit the result.
     6. Working directory "/": libpcap looks for a *file* of an interface's name first, and a folder that we stand in
        could not be unmounted.
-    7. The supervisor.
+    7. The supervisor, with whatever code it may need: as it is then, it may not be able to read any.
     """
     # Held back until the loop can hear it: as PID 1, a SIGTERM that finds no handler would be ignored for good.
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)

@@ -22,6 +22,7 @@ from enum import Enum, auto
 from typing import Any, Final, cast
 
 from . import logs, plans
+from .capture import engine
 from .children import State, describe
 from .complaints import Complaints
 from .confine.seccomp import mode_here
@@ -80,6 +81,7 @@ class Supervisor:
         store: Store,
         estate: Estate,
     ) -> None:
+        engine.load(settings.engine)
         self._settings = settings
         self._reload = reload
         self._manager = manager

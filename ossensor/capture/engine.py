@@ -115,6 +115,17 @@ def chosen(choice: str, kind: int) -> str:
     return "ring"
 
 
+def load(choice: str) -> None:
+    """Loads the engines that this choice may come to.
+
+    While this process can still read them: without CAP_DAC_OVERRIDE, root may not enter the home that we lie in.
+    """
+    if choice != "pypcap":
+        from . import ring_engine  # noqa: F401, PLC0415  not where the other is chosen
+    if choice != "ring":
+        from . import pypcap_engine  # noqa: F401, PLC0415  likewise
+
+
 def filter_snaplen(choice: str, kind: int, snaplen: int) -> int:
     """The snap length to compile into the kernel's filter.
 
@@ -125,7 +136,7 @@ def filter_snaplen(choice: str, kind: int, snaplen: int) -> int:
 
 def inherited_engine(sock: socket.socket, linktype: int, tuning: Tuning) -> Engine:
     """The ring on a socket that an earlier life of the sensor opened. Raises OSError."""
-    from .ring_engine import RingEngine  # noqa: PLC0415  loaded when it is chosen
+    from .ring_engine import RingEngine  # noqa: PLC0415  see load()
 
     return RingEngine.inherited(sock, linktype, tuning)
 
@@ -137,13 +148,12 @@ def open_engine(choice: str, interface: Interface, program: bytes, tuning: Tunin
     down).
     """
     opener: Callable[[Interface, bytes, Tuning], Engine]
-    # An engine is loaded when it is chosen.
     if chosen(choice, hardware_type(interface.name)) == "ring":
-        from .ring_engine import RingEngine  # noqa: PLC0415
+        from .ring_engine import RingEngine  # noqa: PLC0415  see load()
 
         opener = RingEngine.open
     else:
-        from .pypcap_engine import PypcapEngine  # noqa: PLC0415
+        from .pypcap_engine import PypcapEngine  # noqa: PLC0415  see load()
 
         opener = PypcapEngine.open
     return opener(interface, program, tuning)

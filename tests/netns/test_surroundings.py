@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from harness import frames, proc
+from harness.namespaces import in_user_namespace
 from harness.operator import Operator
 from harness.programs import UPLOADER
 from harness.world import World
@@ -59,13 +61,16 @@ def test_c1_descriptors_that_are_short_are_named_and_leave_the_others_capturing(
     assert [frames.verdict(range(_COUNT), world.stored_numbers(link)) for link in captured] == ["", ""]
 
 
-def test_where_root_alone_may_read_the_code_every_child_works_all_the_same(
-    world: World, certificate: tuple[Path, Path], tmp_path: Path, open_folder: Path
+@pytest.mark.skipif(in_user_namespace(), reason="a user namespace has no other user")
+@pytest.mark.parametrize("owner", [0, 1000])
+def test_in_a_home_that_is_closed_to_others_every_process_works_all_the_same(
+    world: World, certificate: tuple[Path, Path], tmp_path: Path, open_folder: Path, owner: int
 ) -> None:
-    """A home, as Debian makes them: the children are forked, and load nothing afterwards."""
+    """As Debian makes them; root's, and that of whoever called sudo. Nothing of ours is loaded after the start."""
     closed = tmp_path / "home"
     closed.mkdir(0o700)
     shutil.copytree(Path(ossensor.__file__).parent, closed / "ossensor", ignore=shutil.ignore_patterns("__pycache__"))
+    os.chown(closed, owner, owner)
     operator = Operator(world, certificate[0])
     world.add_link("cap0")
     world.start_vsensor(options=operator.options)
@@ -81,6 +86,8 @@ def test_where_root_alone_may_read_the_code_every_child_works_all_the_same(
     sensor.wait_for("orders in force")
     world.send("cap0", 1000)
     proc.eventually("all is stored", lambda: world.holds("cap0", 1000))
+    world.add_link("cap1")
+    sensor.wait_for("capturing", interface="cap1")
 
     assert sensor.terminate()[0] == 0
     assert [line for line in sensor.lines if "Error" in line or " died" in line] == []
