@@ -48,7 +48,7 @@ def _reads(role: Role) -> list[str]:
     code = [path for path in (ours, sys.base_prefix, sys.prefix, *sys.path) if path.startswith("/")]
     places = ["/etc", str(Path("/etc/resolv.conf").resolve().parent)]
     if role is Role.ENFORCE:
-        return [*code, *places]
+        return [*code, *places, "/run/systemd/resolve"]  # whom systemd-resolved asks
     # OpenSSL looks into its folder of certificates at each connection, and finds links there.
     folder = ssl.get_default_verify_paths().openssl_capath
     certificates = [folder, "/usr/share/ca-certificates", "/usr/local/share/ca-certificates"]

@@ -27,6 +27,7 @@ from ossensor.antigena.actions import (
     MAX_TIME_S,
     Action,
     ActionError,
+    Address,
     Network,
     parse_action,
 )
@@ -57,7 +58,8 @@ _AT_A_TIME: Final = 4096
 # Of a filter's program, most first: what a socket may hold is net.core.optmem_max, 20 KiB on many hosts.
 _LENGTHS: Final = (4096, 1024)
 _TROUBLE_CHARACTERS: Final = 512  # what a report takes
-_RESOLVER_CONFIGURATION: Final = Path("/etc/resolv.conf")
+# The second is whom systemd-resolved asks, where the first names nobody but itself (systemd-resolved.service(8)).
+_RESOLVER_CONFIGURATIONS: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,7 @@ class Enforcer:
         self._sockets = sockets
         self._heartbeat = heartbeat
         self._complaints = Complaints(log)
-        resolvers = ""
-        with suppress(OSError, UnicodeDecodeError):
-            resolvers = _RESOLVER_CONFIGURATION.read_text(encoding="utf-8")
-        guards = Guards(protected=plan.protected, name_servers=name_servers(resolvers))
+        guards = Guards(protected=plan.protected, name_servers=_name_servers())
         self._core = Core(self._empty_table(), guards, plan.mode)
         self._texts = {"orders": Parts(), "surroundings": Parts()}
         self._interfaces: frozenset[str] | None = None  # None: not told yet, so nothing may be ended
@@ -226,6 +225,9 @@ class Enforcer:
     def _look(self) -> None:
         """What time alone changes: orders begin and end, silence proves something, a report is due."""
         now_s = self._vsensor_now_s()
+        # Each time: DHCP and VPNs replace what names them. One that is being written, and empty, changes nothing.
+        spared = _name_servers() or self._core.guards.name_servers
+        self._core.guards = replace(self._core.guards, name_servers=spared)
         self._count_unseen()
         for packet in self._core.judge(now_s):
             self._send(packet)
@@ -297,6 +299,15 @@ class Enforcer:
             self._stats_at_s = time.monotonic() + _STATS_EVERY_S
             total: Counter[str] = sum(self._done.values(), Counter())
             log.log(STATS, "Antigena stats", extra=fields(orders=len(self._done), **total))
+
+
+def _name_servers() -> frozenset[Address]:
+    """Whom this host asks for names, as of now."""
+    found: frozenset[Address] = frozenset()
+    for path in _RESOLVER_CONFIGURATIONS:
+        with suppress(OSError):
+            found |= name_servers(path.read_text(encoding="utf-8", errors="replace"))  # a comment may be in any
+    return found
 
 
 def _counts(tally: Tally) -> Counter[str]:

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from ossensor.capture.cooked import Seen
 from ossensor.control import Channel, Parts
 from ossensor.errors import Exit
 from ossensor.transport.orders import Orders, Report
+from ossensor.workers import enforcer
 from ossensor.workers.child import Heartbeat
 from ossensor.workers.enforcer import Enforcer, Plan
 
@@ -166,6 +168,37 @@ def test_what_another_interface_shows_is_passed_over(bench: Bench) -> None:
 
     bench.show(TALK.packet())
     assert len(bench.sockets.sent) == 2
+
+
+def test_whom_the_host_asks_for_names_now_is_spared(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also whom systemd-resolved asks, whatever letters a comment has, and after DHCP has replaced the file."""
+    stub, upstream = tmp_path / "resolv.conf", tmp_path / "upstream"
+    monkeypatch.setattr(enforcer, "_RESOLVER_CONFIGURATIONS", (stub, upstream))
+    queries = [Talk("10.0.0.1", 50_000, server, 53, "udp") for server in ("192.0.2.53", "192.0.2.54")]
+
+    def ended() -> list[int]:
+        """To how many ends of a query to each something is sent, in the turn after a look."""
+        bench.turn()
+        found = []
+        for query in queries:
+            bench.sockets.sent.clear()
+            bench.show(query.packet())
+            found.append(len(bench.sockets.sent))
+        return found
+
+    stub.write_bytes(b"# R\xe4ume\nnameserver 127.0.0.53\n")
+    upstream.write_text("nameserver 192.0.2.53\n")
+    bench.order(1, {"id": "a", "kind": "quarantine", "source": {"network": "10.0.0.1"}})
+    assert ended() == [0, 2]
+    upstream.unlink()
+    stub.write_bytes(b"# R\xe4ume\nnameserver 192.0.2.54\n")
+    bench.attend("eth0")
+    assert ended() == [2, 0]
+    stub.write_text("")
+    bench.attend("eth0")
+    assert ended() == [2, 0]
 
 
 def test_observing_sends_nothing() -> None:
