@@ -6,7 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 from browser import Page
@@ -110,6 +110,23 @@ def test_a_tab_orders_and_logs_out_also_after_another_has_logged_in(site: Site, 
         page.click("#logout")
         page.wait("!document.querySelector('#login').hidden")
     assert [line for line in page.complaints() if "403" not in line] == []
+
+
+def test_tabs_that_nobody_sees_keep_no_connection_from_the_one_that_is_seen(site: Site, live: Page) -> None:
+    """Browsers have six for one host, and an event stream keeps one."""
+    with ExitStack() as tabs:
+        for _ in range(7):
+            tab = tabs.enter_context(site.browser.page(site.url, beside=live))
+            tab.wait("document.querySelector('#link').dataset.state === 'live'")
+        fetched = "fetch('/page/session').then(reply => reply.status)"
+        assert tab.run(fetched) == 200
+        live.show()
+        live.run(
+            "window.heard = 0; new MutationObserver(() => { heard += 1; })"
+            ".observe(document.querySelector('#plot-all'), {attributes: true})"
+        )
+        live.wait("heard > 1")
+        assert live.run(fetched) == 200
 
 
 # -- sensors ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ const ACTIVE_EVERY_MS = 60_000;
 
 const sensors = new Sensors();
 const orders = new Orders(sensors, () => end("The session has ended; log in again."));
+let opened = false; // whether somebody is logged in
 let source = null;
 let timer = 0;
 let active_ms = 0;
@@ -27,8 +28,10 @@ function link(state, words) {
 
 const lost = () => link("lost", "○ not connected; trying again");
 
+/** Of a tab that nobody sees nothing is left open: browsers have six connections for all tabs, and orders need one. */
 function listen() {
   source?.close();
+  if (document.hidden) return;
   source = new EventSource("/v1/events");
   heard_ms = performance.now();
   source.addEventListener("snapshot", (event) => {
@@ -46,14 +49,15 @@ function listen() {
 
 /** A connection that is dead and was not closed says nothing: a browser would show its last word for many minutes. */
 function listenAnew() {
-  if (!source || performance.now() - heard_ms < SILENT_MS) return;
+  if (!opened || document.hidden || performance.now() - heard_ms < SILENT_MS) return;
   lost();
   listen();
 }
 setInterval(listenAnew, 1000);
+document.addEventListener("visibilitychange", () => opened && listen());
 
 async function again() {
-  if (!source) return;
+  if (!opened) return;
   try {
     if (await session()) listen();
     else end("The session has ended; log in again.");
@@ -62,8 +66,9 @@ async function again() {
   }
 }
 
-function begin(opened) {
-  orders.mayOrder = opened.may_order;
+function begin(found) {
+  opened = true;
+  orders.mayOrder = found.may_order;
   byId("login").hidden = true;
   byId("live").hidden = byId("logout").hidden = false;
   link("live", "");
@@ -74,8 +79,8 @@ function begin(opened) {
 }
 
 function end(why = "") {
+  opened = false;
   source?.close();
-  source = null;
   clearInterval(timer);
   byId("live").hidden = byId("logout").hidden = true;
   byId("login").hidden = false;
@@ -91,9 +96,9 @@ byId("login-form").addEventListener("submit", async (event) => {
   const token = byId("token").value.trim();
   say(byId("login-fault"), "");
   try {
-    const opened = await logIn(token);
+    const found = await logIn(token);
     byId("token").value = "";
-    begin(opened);
+    begin(found);
     byId("main").focus();
   } catch (e) {
     say(byId("login-fault"), e.status === 401 ? "This is not the operator's token." : e.message);
@@ -114,15 +119,15 @@ byId("logout").addEventListener("click", async () => {
 // Looking on does not keep a session; what a person does at the page does.
 for (const kind of ["keydown", "pointerdown"]) {
   addEventListener(kind, () => {
-    if (!source || performance.now() - active_ms < ACTIVE_EVERY_MS) return;
+    if (!opened || performance.now() - active_ms < ACTIVE_EVERY_MS) return;
     active_ms = performance.now();
     renew().catch(() => {}); // if it has ended, the next fetch finds that
   });
 }
 
 try {
-  const opened = await session();
-  if (opened) begin(opened);
+  const found = await session();
+  if (found) begin(found);
   else end();
 } catch (e) {
   end(e.message);

@@ -4,6 +4,7 @@
 import { scaled, timeOfDay } from "./text.js";
 
 const KEPT = 300;
+const GAP_S = 5; // without a word: nothing is drawn over it
 
 /** Packets and bits a second, by the second, the newest last. */
 export class History {
@@ -12,6 +13,12 @@ export class History {
   #bits = [];
 
   add(time_s, packets, bits) {
+    const last_s = this.#times.at(-1) ?? time_s;
+    if (time_s - last_s > GAP_S) this.#push(last_s + 1, null, null);
+    this.#push(time_s, packets, bits);
+  }
+
+  #push(time_s, packets, bits) {
     for (const [row, value] of [[this.#times, time_s], [this.#packets, packets], [this.#bits, bits]]) {
       row.push(value);
       if (row.length > KEPT) row.shift();
