@@ -116,6 +116,9 @@ def remarks(task: Task, wanted: Sidecar) -> list[str]:
     prefix = f"{task.where}: " if task.where else ""
     container = find(task, wanted.name) or Node({}, task.node.spell)
     found = _settings(environment_of(container, wanted), wanted.memory_mib)[1]
+    for name in ("entryPoint", "command", "user", "workingDirectory"):
+        if container.has(name):
+            found.append(f"the sensor keeps the {container.spell(name)} that its container had; our image has its own")
     if not container.has("logConfiguration"):
         found.append("the sensor's log goes nowhere: no container has awslogs; give --log-group and --log-region")
     if not task.whole:

@@ -170,6 +170,20 @@ def test_a_sensor_that_is_there_is_brought_up_to_date_and_keeps_what_its_owner_g
     assert "in the clear" not in json.dumps(container)
 
 
+def test_what_another_image_was_started_by_is_kept_and_remarked_upon(add: Any) -> None:
+    task = add(API["log to be shared"]).document
+    assert add(task).faults == []
+    of_another = {"entryPoint": ["/sensor"], "command": ["--config", "x"], "user": "1000", "workingDirectory": ""}
+    sensor_of(task).update(of_another)
+
+    run = add(task)
+
+    assert sensor_of(run.document).items() >= of_another.items()
+    assert [fault.partition("note: ")[2].split(" that ")[0] for fault in run.faults] == [
+        f"the sensor keeps the {name}" for name in ("entryPoint", "command", "user")
+    ]
+
+
 def test_what_was_a_secret_stays_one_or_becomes_a_variable_and_is_never_both(add: Any) -> None:
     task = add(API["least"]).document
     names = ("VSENSOR_HOSTNAME", "OSSENSOR_NETWORK_DEVICE", "BPF")
