@@ -101,7 +101,8 @@ def _cut(value: Any) -> Any:
 def _decoded(data: bytes, child: str) -> dict[str, Any]:
     """What a record may have, and no value but text and numbers. ValueError, RecursionError: it is none.
 
-    Who speaks is what we know, and a message is one line: no child can write a line in another's name.
+    Who speaks is what we know, and a message is one line: no child can write a line in another's name. Those of a
+    traceback are indented, so that none begins as a record does.
     """
     values = json.loads(data)
     if not isinstance(values, dict):
@@ -109,11 +110,14 @@ def _decoded(data: bytes, child: str) -> dict[str, Any]:
     more = values.get("fields")
     scalars = {n: values[n] for n in _CROSSING if isinstance(values.get(n), str | int | float)}
     kept = more if isinstance(more, dict) else {}
-    known: dict[str, Any] = {"processName": child, "levelname": logging.getLevelName(scalars.get("levelno", 0))}
+    level = scalars.get("levelno")
+    # Of a level that is text, it would be a name of its own.
+    known: dict[str, Any] = {"levelname": logging.getLevelName(level if isinstance(level, int) else 0)}
+    known["processName"] = child
     if isinstance(message := scalars.get("msg"), str) and not message.isprintable():
         known["msg"] = json.dumps(message)[1:-1]
     if isinstance(trace := scalars.get("exc_text"), str):
-        known["exc_text"] = "\n".join(json.dumps(line)[1:-1] for line in trace.split("\n"))
+        known["exc_text"] = "\n".join(f"  {json.dumps(line)[1:-1]}" for line in trace.split("\n"))
     return scalars | known | {"fields": {n: kept[n] for n in kept if isinstance(kept[n], str | int | float)}}
 
 

@@ -43,7 +43,7 @@ class TextFormatter(logging.Formatter):
     """`2026-11-23T09:01:19.123Z INFO supervisor: capturing interface=eth0`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        values = "".join(f" {k}={_word(v)}" for k, v in fields_of(record).items())
+        values = "".join(f" {_word(k)}={_word(v)}" for k, v in fields_of(record).items())
         text = f"{_utc(record)} {record.levelname} {record.processName}: {record.getMessage()}{values}"
         if record.exc_info and not record.exc_text:
             record.exc_text = self.formatException(record.exc_info)

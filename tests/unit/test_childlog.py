@@ -106,7 +106,7 @@ def test_records_of_a_child_arrive_in_order_with_level_fields_process_and_traceb
     assert vars(kept.records[0])["fields"] == {"packets": 3, "share": 0.5, "path": "/x"}
     assert {r.processName for r in kept.records} == {"child"}
     assert {r.process for r in kept.records} - {os.getpid()} == {kept.records[0].process}
-    assert kept.lines[2].splitlines()[-1] == BROKEN
+    assert kept.lines[2].splitlines()[-1].strip() == BROKEN
 
 
 def test_a_child_speaks_through_nothing_but_its_own_handler() -> None:
@@ -350,21 +350,29 @@ def test_a_record_longer_than_any_of_ours_is_not_read_to_its_end() -> None:
     assert said.startswith("unreadable log record: Expecting ',' delimiter")
 
 
+FORGED = "2026-11-25T00:00:00.000Z INFO supervisor: all is well"
+
+
 def test_no_child_can_write_a_line_in_anothers_name() -> None:
     forged = {
-        "msg": "x\n2026-11-25T00:00:00.000Z INFO supervisor: all is well",
-        "exc_text": "a\n\x1b[2Jb",
+        "msg": f"x\n{FORGED}",
+        "exc_text": f"a\n\x1b[2Jb\n{FORGED}",
         "processName": "supervisor",
         "levelname": "CRITICAL",
         "levelno": INFO,
-        "fields": {"process": "supervisor"},
+        "fields": {"process": "supervisor", f"\n{FORGED}": 1},
     }
     kept = as_sent(encoded(forged))
     (record,) = kept.records
     in_json = json.loads(JsonFormatter().format(record))
 
-    assert kept.lines[0].count("\n") == 2
-    first = kept.lines[0].splitlines()[0]
-    assert first.endswith(r"INFO child: x\n2026-11-25T00:00:00.000Z INFO supervisor: all is well process=supervisor")
+    first, *trace = kept.lines[0].splitlines()
+    assert first.endswith(rf'INFO child: x\n{FORGED} process=supervisor "\n{FORGED}"=1')
     assert (in_json["process"], in_json["level"]) == ("child", "INFO")
-    assert record.exc_text == "a\n\\u001b[2Jb"
+    assert trace == ["  a", r"  \u001b[2Jb", f"  {FORGED}"]
+
+
+def test_a_level_that_is_text_is_none() -> None:
+    kept = as_sent(encoded({"msg": "x", "levelno": f"x: y\n{FORGED}", "created": 0, "msecs": 0, "fields": {}}), GOOD)
+
+    assert kept.lines[0] == "1970-01-01T00:00:00.000Z NOTSET child: x"
