@@ -56,11 +56,15 @@ def tls_context(trust: str, ca_file: str | None) -> ssl.SSLContext:
 
     Raises OSError or ssl.SSLError for a bad file.
     """
-    if trust == "ca":
-        context = ssl.create_default_context(cafile=ca_file)
-    else:
-        context = ssl.create_default_context()
+    # Not create_default_context(): with SSLKEYLOGFILE in the environment that opens a log of the sessions' keys. In a
+    # child its descriptor is closed (workers/child.py), and OpenSSL goes on writing to whatever has the number next.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if trust == "key":
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    elif ca_file is not None:
+        context.load_verify_locations(ca_file)
+    else:
+        context.load_default_certs()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

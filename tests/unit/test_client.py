@@ -542,6 +542,18 @@ def test_proxies_and_netrc_of_the_environment_are_not_used(
     assert "Authorization" not in server.heard[0].headers
 
 
+@pytest.mark.parametrize("trust", ["key", "ca"])
+def test_the_environment_has_no_log_of_sessions_keys_written(
+    trust: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    assert tls_context(trust, None).keylog_filename is None
+    assert list(tmp_path.iterdir()) == []
+
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "missing" / "keys"))
+    assert tls_context(trust, None).keylog_filename is None
+
+
 def test_a_ca_file_that_is_none_is_an_error_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         tls_context("ca", str(tmp_path / "missing.pem"))
