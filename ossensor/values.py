@@ -142,6 +142,10 @@ def devices(text: str) -> tuple[str, ...] | None:
 
 def patterns(text: str) -> tuple[str, ...]:
     for pattern in text.split():
+        # In double quotes in the config file, `\b` is a backspace: an exclude list would leave out nothing. Names that
+        # hold such a character are not captured in any case (protocol.interface_name_ok).
+        if not pattern.isprintable():
+            raise ValueError(f"pattern {pattern!r} has a control character; in double quotes a backslash is `\\\\`")
         try:
             Ere(pattern)
         except PatternError as e:

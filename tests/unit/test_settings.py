@@ -342,6 +342,17 @@ def test_a_fault_in_the_file_is_told_like_one_in_the_environment(given: Load, co
     assert fault == "VSENSOR_PORT: got '0'; allowed: a whole number from 1 to 65535"
 
 
+def test_a_word_boundary_in_double_quotes_in_the_file_is_no_backspace_that_excludes_nothing(
+    given: Load, config: Path
+) -> None:
+    config.write_text('NETWORK_DEVICE_EXCLUDELIST="\\bveth"\n')
+    (fault,) = faults_of(given)
+    assert "pattern '\\x08veth' has a control character; in double quotes a backslash is `\\\\`" in fault
+
+    config.write_text("NETWORK_DEVICE_EXCLUDELIST=\"\\\\bveth\"\nNETWORK_DEVICE_INCLUDELIST='\\bveth'\n")
+    assert (given().settings.exclude, given().settings.include) == (("\\bveth",), ("\\bveth",))
+
+
 def test_a_value_of_the_file_that_the_environment_hides_is_no_fault(given: Load, config: Path) -> None:
     config.write_text('VSENSOR_PORT=0\nBPF="bad\0"\n')
 

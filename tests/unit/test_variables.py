@@ -138,7 +138,7 @@ REFUSED: list[tuple[str, tuple[str, ...]]] = [
     ],
     ("OSSENSOR_DEBUG", ("6", "-1", "loud", "01")),
     ("OSSENSOR_NETWORK_DEVICE", ("nosuch0", "eth0 nosuch0", "default eth0")),
-    ("NETWORK_DEVICE_EXCLUDELIST", ("[", "^eth (", "a{2,1}", "(^a)+")),
+    ("NETWORK_DEVICE_EXCLUDELIST", ("[", "^eth (", "a{2,1}", "(^a)+", "^eth\bveth", "\u200bveth")),
     ("NETWORK_DEVICE_INCLUDELIST", ("*", "\\")),
     ("BPF", ("bad",)),
     ("ANTIGENA_ENABLED", ("maybe", "2", "t", "y", " true")),
