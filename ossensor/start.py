@@ -179,9 +179,11 @@ def _require_net_raw() -> None:
 
 def _make_spool(settings: Settings) -> None:
     """The spool's folder, for the uploader alone, if it is not there. One that is there is its owner's affair."""
-    if settings.spool_dir is None or settings.spool_dir.is_dir():
+    if settings.spool_dir is None:
         return
     try:
+        if settings.spool_dir.is_dir():  # EACCES, where a folder above it is not ours to look into
+            return
         settings.spool_dir.mkdir(0o700, parents=True)
         with contextlib.suppress(PermissionError):  # in a user namespace there may be no such user
             os.chown(settings.spool_dir, *privileges.user_ids(settings.user))
