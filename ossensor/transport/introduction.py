@@ -47,9 +47,10 @@ class Introduction:
         """With what changes, as far as it fits into a message: of many interfaces, not all epochs do."""
         said = replace(
             self,
+            host=_sayable(self.host),  # sethostname(2) takes any bytes
             interfaces=tuple(sorted(interfaces)[:INTERFACES_MAX]),
             interfaces_in_all=len(interfaces),
-            packet_filter_refused="".join(c for c in refused if c.isprintable())[:TEXT_CHARACTERS_MAX],
+            packet_filter_refused=_sayable(refused),
             epochs={name: epochs[name] for name in sorted(epochs)},
         )
         while said.epochs and len(said.body) > MAX_CONTROL_BYTES:
@@ -91,3 +92,8 @@ class Introduction:
             packet_filter_refused=text(values.get("packet_filter_refused", "")),
             epochs={text(name): epoch for name, epoch in epochs.items()},
         )
+
+
+def _sayable(told: str) -> str:
+    """So much of it as protocol.text() takes."""
+    return "".join(c for c in told if c.isprintable())[:TEXT_CHARACTERS_MAX]

@@ -55,5 +55,5 @@ class Liaison:
         """Takes in what came of it."""
         if answer.outcome is Outcome.STALE:
             self._again_s = now_s + _AGAIN_S
-        if answer.outcome is None and answer.status != _UNKNOWN:
+        elif answer.outcome is not Outcome.REGISTERED and answer.status != _UNKNOWN:
             self._route.complaints.say("the vSensor did not take the introduction", why=answer.detail)

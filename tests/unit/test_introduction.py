@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_vsensor_kit import Message, Running
 
+from ossensor.complaints import Complaints
+from ossensor.transport.inquiry import Answer, Inquiry
 from ossensor.transport.introduction import TASK_MEMBERS, Introduction
 from ossensor.transport.protocol import (
     MAX_CONTROL_BYTES,
@@ -20,7 +26,12 @@ from ossensor.transport.protocol import (
     introduction_path,
     registration_path,
 )
+from ossensor.transport.signing import Key, Nonce
+from ossensor.transport.stamp import Stamp
 from ossensor.vsensor.introductions import NAME, Introductions
+from ossensor.workers.asker import Asker
+from ossensor.workers.liaison import Liaison
+from ossensor.workers.route import Route
 
 TASK = {"arn": "arn:aws:ecs:eu-central-1:1:task/c/1", "cluster": "c", "family": "web", "revision": "7"}
 EPOCHS = {"eth0": "0123456789abcdef" * 2, "eth1": "f" * 32}
@@ -68,10 +79,11 @@ def test_what_no_sensor_would_send_is_malformed(body: bytes) -> None:
         Introduction.parse(body)
 
 
-@given(st.lists(st.text(max_size=15), max_size=400), st.text(max_size=2000))
-def test_whatever_a_sensor_has_fits_and_is_read_back(interfaces: list[str], refused: str) -> None:
+@given(st.binary(max_size=64), st.lists(st.text(max_size=15), max_size=400), st.text(max_size=2000))
+@example(b"b\xfcro\n", [], "")  # a name in Latin-1, and what sethostname(2) takes besides
+def test_whatever_a_sensor_has_fits_and_is_read_back(host: bytes, interfaces: list[str], refused: str) -> None:
     names = ["".join(c for c in name if c.isprintable()) for name in interfaces]
-    said = Introduction("x", "h").now(names, refused, dict.fromkeys(names, "f" * 32))
+    said = Introduction("x", os.fsdecode(host)).now(names, refused, dict.fromkeys(names, "f" * 32))
 
     assert len(said.body) <= MAX_CONTROL_BYTES
     assert Introduction.parse(said.body) == said
@@ -85,6 +97,27 @@ def test_the_epochs_of_a_few_interfaces_are_all_said_and_those_of_very_many_as_f
     said = Introduction("x", "h", TASK).now(list(many), "x" * 600, many)
     assert (len(said.interfaces), len(said.epochs)) == (256, 128)
     assert len(said.body) <= MAX_CONTROL_BYTES
+
+
+@pytest.mark.parametrize(
+    "outcome, status, complaints",
+    [
+        (Outcome.REGISTERED, 200, []),
+        (Outcome.STALE, 401, []),  # it is said again
+        (None, 404, []),
+        (None, 502, ["the vSensor did not take the introduction"]),
+        (Outcome.MALFORMED, 422, ["the vSensor did not take the introduction"]),
+    ],
+)
+def test_an_introduction_that_was_not_taken_is_complained_of(
+    outcome: Outcome | None, status: int, complaints: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    route = cast(Route, SimpleNamespace(complaints=Complaints(logging.getLogger())))
+    inquiry = Inquiry(introduction_path("s"), ME.body, Stamp("192.0.2.1", 1, 1, Nonce("0" * 32, 1), Key(b"k"), "", 443))
+
+    Liaison(route, cast(Asker, None), "s", ME).heard(Answer(inquiry, "as it went", outcome, status), 0.0)
+
+    assert [record.message for record in caplog.records] == complaints
 
 
 def test_the_members_of_a_task_are_those_of_the_metadata_endpoint() -> None:
