@@ -90,10 +90,10 @@ def ignore_outgoing(sock: socket.socket) -> None:
 
 
 def bound_index(sock: socket.socket) -> int | None:
-    """The index of the interface that a packet socket is bound to; None when that is gone."""
+    """The index of the interface that a packet socket is bound to; None when that is gone, or its name is not UTF-8."""
     try:
         return socket.if_nametoindex(sock.getsockname()[0])
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return None
 
 

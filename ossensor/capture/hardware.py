@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import socket
 import struct
@@ -27,9 +28,16 @@ _LINKTYPES: Final = {
 
 
 def hardware_type(interface: str) -> int:
-    """The interface's ARPHRD_ number. OSError when it is gone."""
+    """The interface's ARPHRD_ number. OSError when it is gone, or has a name by which it cannot be opened.
+
+    A live rename can give it any bytes; socket.bind() and pypcap take UTF-8.
+    """
+    try:
+        name = interface.encode()
+    except UnicodeEncodeError:
+        raise OSError(errno.EILSEQ, "its name is not UTF-8") from None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        answer = fcntl.ioctl(sock, _SIOCGIFHWADDR, struct.pack("16s24x", interface.encode()[:15]))
+        answer = fcntl.ioctl(sock, _SIOCGIFHWADDR, struct.pack("16s24x", name[:15]))
     (kind,) = struct.unpack_from("H", answer, 16)
     return int(kind)
 

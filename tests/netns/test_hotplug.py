@@ -68,6 +68,34 @@ def test_an_interface_deleted_and_added_again_at_once_is_captured_as_the_new_one
     assert frames.verdict(range(100), world.stored_numbers("cap0")) == ""
 
 
+def test_renamed_to_what_is_not_utf_8_it_is_shut_by_the_next_filter_and_open_again_with_another_name(
+    world: World,
+) -> None:
+    world.add_link("cap0")
+    world.config.write_text("BPF=udp\n")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0", changes={"BPF": None})
+    worker = sensor.one(worker_of("cap0"))
+    world.send("cap0", 100)
+    proc.eventually("frames are stored", lambda: world.holds("cap0", 100))
+
+    odd = os.fsdecode(b"cap\xff")
+    world.sensor.run("ip", "link", "set", "cap0", "name", odd)
+    world.config.write_text("BPF='udp or tcp'\n")
+    sensor.signal(signal.SIGHUP)
+    sensor.wait_for("cap0 is shut until its filter can be compiled")
+    assert not proc.happened(lambda: not proc.alive(sensor.pid), _WATCH_S)  # it tries again each second
+
+    world.sensor.run("ip", "link", "set", odd, "name", "cap1")
+    sensor.wait_for("open again", interface="cap0")
+    world.send("cap0", 100, first=100)
+    proc.eventually("frames are stored again", lambda: world.holds("cap0", 200))
+
+    assert sensor.one(worker_of("cap0")) == worker
+    assert sensor.terminate()[0] == 0
+    assert frames.verdict(range(200), world.stored_numbers("cap0")) == ""
+
+
 def test_sighup_with_a_new_exclude_pattern_stops_one_interface_and_loses_nothing_of_the_other(world: World) -> None:
     world.add_link("cap0", "cap1")
     world.config.write_text("NETWORK_DEVICE_INCLUDELIST=^cap\n")
