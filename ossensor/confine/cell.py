@@ -49,8 +49,10 @@ def _reads(role: Role) -> list[str]:
     places = ["/etc", str(Path("/etc/resolv.conf").resolve().parent)]
     if role is Role.ENFORCE:
         return [*code, *places, "/run/systemd/resolve"]  # whom systemd-resolved asks
-    # OpenSSL looks into its folder of certificates at each connection, and finds links there.
-    folder = ssl.get_default_verify_paths().openssl_capath
-    certificates = [folder, "/usr/share/ca-certificates", "/usr/local/share/ca-certificates"]
+    # OpenSSL looks into its folder of certificates at each connection, and finds links there. The second is another one
+    # where SSL_CERT_DIR says so.
+    paths = ssl.get_default_verify_paths()
+    folders = [path for path in (paths.openssl_capath, paths.capath) if path is not None]
+    certificates = [*folders, "/usr/share/ca-certificates", "/usr/local/share/ca-certificates"]
     # Whatever nsswitch.conf names is loaded from the system's libraries.
     return [*code, *places, *certificates, "/lib", "/lib64", "/usr/lib", "/usr/lib64"]

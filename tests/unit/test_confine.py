@@ -336,6 +336,18 @@ def test_the_uploader_writes_its_folder_and_no_other(heartbeat: Heartbeat, tmp_p
 
 
 @here
+@with_landlock
+def test_the_uploader_reads_the_certificates_where_the_environment_says_that_they_are(
+    heartbeat: Heartbeat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "5ed36f99.0").touch()
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+
+    assert confined(heartbeat, Role.UPLOAD, (tmp_path / "5ed36f99.0").read_bytes) == 0
+    assert confined(heartbeat, Role.ENFORCE, (tmp_path / "5ed36f99.0").read_bytes) == errno.EACCES
+
+
+@here
 @pytest.mark.parametrize("path", ["/etc/hosts", "/proc/self/stat", "/usr/lib"])
 def test_a_capture_worker_opens_nothing_at_all(heartbeat: Heartbeat, path: str) -> None:
     assert confined(heartbeat, Role.CAPTURE, lambda: os.open(path, os.O_RDONLY)) == errno.EACCES
