@@ -12,17 +12,20 @@ from __future__ import annotations
 import queue
 import socket
 import threading
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from ossensor.region import Region, State
 
@@ -111,6 +114,27 @@ def of_uploader(totals: Mapping[str, int], waiting_batches: int, *, reachable: b
     ]
 
 
+class _Delays:
+    """How often an acknowledgement took how long.
+
+    Not the library's Histogram: where PROMETHEUS_MULTIPROC_DIR is set, that one counts in files there, and an uploader
+    may open none.
+    """
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(_DELAYS_S) + 1)
+        self._sum_s = 0.0
+
+    def observe(self, after_s: float) -> None:
+        self._counts[bisect_left(_DELAYS_S, after_s)] += 1
+        self._sum_s += after_s
+
+    def metric(self) -> Metric:
+        buckets = zip([*map(floatToGoString, _DELAYS_S), "+Inf"], accumulate(self._counts), strict=True)
+        meaning = "From the beginning of a request to its acknowledgement."
+        return HistogramMetricFamily("ossensor_acknowledgement_seconds", meaning, list(buckets), self._sum_s)
+
+
 class Exporter(Collector):
     """The port, the thread behind it, and what a scrape shows: `collected` is called in the main thread."""
 
@@ -119,18 +143,13 @@ class Exporter(Collector):
     ) -> None:
         self._collected = collected
         self._registry = CollectorRegistry()
-        self._delays = Histogram(
-            "ossensor_acknowledgement_seconds",
-            "From the beginning of a request to its acknowledgement.",
-            buckets=_DELAYS_S,
-            registry=self._registry,
-        )
+        self._delays = _Delays()
         self._registry.register(self)
         server = _Server(listener, report)
         threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
     def collect(self) -> Iterable[Metric]:
-        return self._collected()
+        return [self._delays.metric(), *self._collected()]
 
     def acknowledged(self, after_s: float) -> None:
         self._delays.observe(after_s)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import os
 import queue
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -140,6 +143,32 @@ def test_a_scrape_is_answered_by_the_main_thread_with_everything(serve: Serve) -
     assert found["ossensor_acknowledgement_seconds_count", ()] == 1
     assert found["ossensor_acknowledgement_seconds_bucket", (("le", "0.025"),)] == 0
     assert found["ossensor_acknowledgement_seconds_bucket", (("le", "0.05"),)] == 1
+
+
+@pytest.mark.parametrize("environment", [{}, {"PROMETHEUS_MULTIPROC_DIR": "/nosuch"}], ids=["plain", "files"])
+def test_a_delay_is_counted_under_the_first_bound_that_is_not_below_it_and_in_no_file(
+    environment: dict[str, str],
+) -> None:
+    """In a process of its own: the library looks at its environment when it is loaded."""
+    program = """
+import socket
+from prometheus_client import generate_latest
+from ossensor.workers.metrics import Exporter
+
+exporter = Exporter(socket.create_server(("127.0.0.1", 0)), lambda _: None, lambda: [])
+for delay_s in (0.025, 0.03, 31):
+    exporter.acknowledged(delay_s)
+print(generate_latest(exporter._registry).decode())
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environment}, check=True, capture_output=True
+    )
+
+    found = values(ran.stdout)
+    name = "ossensor_acknowledgement_seconds"
+    bounds = ("0.01", "0.025", "0.05", "0.1", "1.0", "30.0", "+Inf")
+    assert [found[f"{name}_bucket", (("le", bound),)] for bound in bounds] == [0, 1, 2, 2, 2, 2, 3]
+    assert (found[f"{name}_count", ()], round(found[f"{name}_sum", ()], 3)) == (3, 31.055)
 
 
 def test_other_paths_and_methods_are_nothing(serve: Serve) -> None:
