@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from ossensor.errors import ConfigurationError, Exit
@@ -44,8 +45,12 @@ def status(environ: Mapping[str, str], *, watch: bool = False, as_json: bool = F
         return _refused(e)
     except NoAnswerError as e:
         return _no_answer(e, found, as_json=as_json)
+    except BrokenPipeError:
+        # Whoever was reading has enough. Python would try to flush the rest at its end, and complain.
+        with suppress(OSError):
+            sys.stdout.close()
     except KeyboardInterrupt:
-        return Exit.DRAINED
+        pass
     return Exit.DRAINED
 
 

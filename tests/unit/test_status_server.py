@@ -8,6 +8,8 @@ import os
 import secrets
 import selectors
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ import pytest
 
 from ossensor.status import asking, server
 from ossensor.status.asking import NoAnswerError, ask
+from ossensor.status.document import SensorStatus, UploaderStatus, encode
+from ossensor.status.judgement import verdict
 from ossensor.status.server import Peer, StatusServer, kernel_address
 
 PATIENCE_S = 120.0  # that only a hang reaches
@@ -265,3 +269,22 @@ def test_a_name_that_another_container_holds_is_not_believed(
 
     with pytest.raises(NoAnswerError, match="held by a process of another container"):
         ask(name, PATIENCE_S)
+
+
+def test_a_reader_that_has_enough_ends_a_watch_without_a_word(make: Callable[..., Loop]) -> None:
+    sensor = SensorStatus("0", "s", 1, "running", 1.0, "v:443", [], UploaderStatus("running", 0, 0, "", None))
+    address = f"@ossensor-test-{secrets.token_hex(8)}"
+    make(address, lambda: encode(sensor, verdict(sensor))).start()
+    command = f"{sys.executable} -m ossensor status --watch --socket {address} | head -1"
+
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        env={**os.environ, "OSSENSOR_CONFIG_PATH": "/nosuch/ossensor.cfg"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "ossensor 0, sensor s: degraded, running for 1 s, pid 1\n"
