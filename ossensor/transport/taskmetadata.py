@@ -11,6 +11,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -54,25 +55,33 @@ def maybe_task(uri: str, limit_s: float = _LIMIT_S) -> Task | None:
         return None
     if parts.scheme != "http" or host is None:
         return None
+    until_s = time.monotonic() + limit_s
     connection = http.client.HTTPConnection(host, port, timeout=limit_s)
-    # The time limit of a socket is for each read; who answers in drips would be waited for.
-    deadline = threading.Timer(limit_s, _hang_up, [connection])
-    deadline.start()
     try:
-        connection.request("GET", parts.path.rstrip("/") + "/task")
-        response = connection.getresponse()
-        document = response.read(_MOST_BYTES + 1) if response.status == 200 else b""
+        connection.connect()
+        document = _asked(connection, parts.path.rstrip("/") + "/task", until_s - time.monotonic())
     except (OSError, http.client.HTTPException, ValueError):
         return None
     finally:
-        deadline.cancel()
         connection.close()
-        deadline.join()  # no thread is left when the supervisor forks
     return maybe_read(document) if len(document) <= _MOST_BYTES else None
 
 
-def _hang_up(connection: http.client.HTTPConnection) -> None:
-    sock = connection.sock
-    if sock is not None:
-        with suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+def _asked(connection: http.client.HTTPConnection, path: str, limit_s: float) -> bytes:
+    """What is there; empty, if it is not good."""
+    # The time limit of a socket is for each read; who answers in drips would be waited for. The socket itself, because
+    # the connection lets go of it where the answer is its last, while the body is still to be read.
+    deadline = threading.Timer(limit_s, _hang_up, [connection.sock])
+    deadline.start()
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.read(_MOST_BYTES + 1) if response.status == 200 else b""
+    finally:
+        deadline.cancel()
+        deadline.join()  # no thread is left when the supervisor forks
+
+
+def _hang_up(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)

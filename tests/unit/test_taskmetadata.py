@@ -91,8 +91,14 @@ def test_any_other_answer_is_no_task(serve: Serve, said: bytes) -> None:
     assert maybe_task(uri, 20) is None
 
 
-def test_who_answers_in_drips_is_hung_up_on(serve: Serve) -> None:
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n"],
+    ids=["head", "body", "last body"],
+)
+def test_who_answers_in_drips_is_hung_up_on(serve: Serve, head: bytes) -> None:
     def drips(connection: socket.socket) -> None:
+        connection.sendall(head)
         while True:
             connection.sendall(b"H")
             time.sleep(0.02)
