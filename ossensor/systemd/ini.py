@@ -49,6 +49,7 @@ def migrated(text: str, load: Callable[[Mapping[str, str]], Loaded]) -> Migrated
     settings = {_OPTIONS[name]: value for name, value in options.items() if name in _OPTIONS and value}
     unknown = sorted(set(options) - set(_OPTIONS))
     remarks += [f"{name!r} is no option that is known here, and is left out" for name in unknown]
+    remarks += [f"{name!r} goes on in a line that is indented" for name, value in options.items() if "\n" in value]
     host, colon, port = settings.get(HOSTNAME, "").rpartition(":")
     if colon and port.isdigit() and ":" not in host.strip("[]"):
         settings |= {HOSTNAME: host, _PORT: port}

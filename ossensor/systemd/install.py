@@ -99,7 +99,7 @@ def install(*, root: Path, ini: Path | None, dry_run: bool, program: str | None 
 def _read(ini: Path) -> str:
     try:
         with ini.open("rb") as file:
-            return file.read(_MAX_INI_BYTES).decode("utf-8", "strict")
+            return file.read(_MAX_INI_BYTES).decode("utf-8-sig", "strict")
     except OSError as e:
         raise ConfigurationError([f"{ini}: {e.strerror}"]) from None
     except UnicodeDecodeError:

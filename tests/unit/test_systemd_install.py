@@ -138,6 +138,13 @@ def test_unknown_options_and_sections_and_any_device_are_remarked_upon() -> None
     ]
 
 
+def test_an_indented_line_that_becomes_a_part_of_the_option_above_it_is_remarked_upon() -> None:
+    old = migrated(f"[osSensor]\nvsensor=v\nkey={SECRET}\nblacklist_device=veth\n bpf=not port 22\n", load)
+
+    assert old.settings["NETWORK_DEVICE_EXCLUDELIST"] == "veth\nbpf=not port 22"
+    assert old.remarks == ["'blacklist_device' goes on in a line that is indented"]
+
+
 def test_all_faults_are_shown_at_once_with_their_options() -> None:
     with pytest.raises(ConfigurationError) as error:
         migrated("[osSensor]\nDebug=9\nblacklist_device=eth[\nbpf=nonsense\n", load)
@@ -235,6 +242,10 @@ def test_settings_and_key_that_are_there_are_left_and_the_unit_is_brought_up_to_
         "replaced",
     ]
     assert [text for _, _, text in _tree(root).values()] == ["mine\n", "mine\n", unit(program)]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path, program: str) -> None:
+    assert install(root=tmp_path / "root", ini=_ini(tmp_path, f"\ufeff{INI}"), dry_run=True, program=program) == 0
 
 
 def test_a_dry_run_says_what_would_be_and_writes_nothing(
