@@ -113,13 +113,24 @@ class Outlet(logging.Handler):
             rest = (line + "\n").encode("utf-8", "backslashreplace")
             with contextlib.suppress(OSError):
                 while rest:
-                    rest = rest[os.write(_STDERR, rest) :]
+                    rest = rest[_write(_STDERR, rest) :]
             self._lines.task_done()
 
     def flush_briefly(self) -> None:
         """Gives what is queued a moment to be written."""
         self.start()
         wait_briefly(self._lines, _STDERR)
+
+
+def _write(fd: int, data: bytes) -> int:
+    """As os.write, but it waits, too, where somebody who shares a terminal with us has made it non-blocking."""
+    while True:
+        try:
+            return os.write(fd, data)
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
 
 
 def wait_briefly(lines: queue.Queue[str], fd: int) -> None:

@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,20 @@ def test_at_the_end_a_busy_machine_gets_more_time_than_a_reader_that_reads_nothi
     assert lines.unfinished_tasks == (0 if is_read else 1)
     for fd in (read, write):
         os.close(fd)
+
+
+def test_no_line_is_lost_where_standard_error_is_not_blocking(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    monkeypatch.setattr(logs, "_STDERR", write)
+    outlet = logs.Outlet()
+    outlet.start()
+    said = [f"{n} {'x' * 4096}" for n in range(100)]  # several times what a pipe holds
+    for text in said:
+        outlet.emit(logging.LogRecord("x", logging.INFO, "", 0, text, None, None))
+
+    with os.fdopen(read, encoding="ascii") as reader, ThreadPoolExecutor(1) as pool:
+        arrived = pool.submit(reader.read)
+        outlet._lines.join()
+        os.close(write)
+        assert arrived.result().splitlines() == said
