@@ -44,9 +44,10 @@ def _prctl(option: int, *arguments: int) -> bool:
 
 def effective() -> set[int]:
     """The capabilities that this process has in effect."""
-    with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123  one line of a kernel file
+    # Bytes: it begins with the process's name, which has an interface's in it, cut anywhere (set_name).
+    with open("/proc/self/status", "rb") as status:  # noqa: PTH123  one line of a kernel file
         for line in status:
-            if line.startswith("CapEff:"):
+            if line.startswith(b"CapEff:"):
                 bits = int(line.split()[1], 16)
                 return {n for n in range(_LAST_CAPABILITY + 1) if bits >> n & 1}
     raise AssertionError("/proc/self/status has no CapEff")

@@ -68,6 +68,17 @@ def test_an_interface_deleted_and_added_again_at_once_is_captured_as_the_new_one
     assert frames.verdict(range(100), world.stored_numbers("cap0")) == ""
 
 
+def test_an_interface_whose_name_is_not_ascii_is_captured_like_any(world: World) -> None:
+    world.add_link("capü0")
+    world.start_vsensor()
+    sensor = world.start_sensor("capü0")
+    world.send("capü0", 100)
+    proc.eventually("frames are stored", lambda: world.holds("capü0", 100))
+
+    assert sensor.terminate()[0] == 0
+    assert frames.verdict(range(100), world.stored_numbers("capü0")) == ""
+
+
 def test_renamed_to_what_is_not_utf_8_it_is_shut_by_the_next_filter_and_open_again_with_another_name(
     world: World,
 ) -> None:

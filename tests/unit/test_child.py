@@ -87,6 +87,7 @@ def life(
     heartbeat: Heartbeat,
     work: Callable[[Signals], Exit],
     *,
+    name: str = "oss-test",
     keep_fds: tuple[int, ...] = (),
     parent_pid: int | None = None,
     meanwhile: Callable[[int], None] = lambda _: None,
@@ -95,7 +96,7 @@ def life(
     said = Said()
     handler = ChildHandler(said, "child")
     ids = os.getuid(), os.getgid()
-    birth = Birth("oss-test", parent_pid or os.getpid(), *ids, handler, heartbeat, keep_fds, Cell(Role.CAPTURE, None))
+    birth = Birth(name, parent_pid or os.getpid(), *ids, handler, heartbeat, keep_fds, Cell(Role.CAPTURE, None))
     process = FORK.Process(target=live, args=(birth, work), name="oss-test", daemon=True)
     process.start()
     listener = Listener()
@@ -109,6 +110,16 @@ def life(
     assert listener.wait_for_the_end(DEADLINE_S)
     # In a user namespace that maps one user there is no other to become, and the child says so.
     return code, [line for line in said.lines if "uid stays" not in line]
+
+
+@pytest.mark.parametrize(
+    "name", ["oss-cap-b\u00fcro0", "oss-cap-\u65e5\u672c\u8a9e"]
+)  # the second is cut within a letter
+def test_a_child_begins_whatever_the_interface_is_called(
+    heartbeat: Heartbeat, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert life(heartbeat, lambda _: Exit.DRAINED, name=name) == (0, [])
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("code", Exit)

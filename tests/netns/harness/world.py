@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
+from urllib.parse import quote
 
 from harness import frames
 from harness.captures import CutShortError, Packet, read_pcapng
@@ -204,7 +205,7 @@ class World:
 
     def files(self, interface: str) -> list[Path]:
         """The store's files of the interface, oldest first."""
-        return sorted((self.store / SENSOR_NAME / interface).glob("*.pcapng"))
+        return sorted((self.store / SENSOR_NAME / quote(interface, safe="")).glob("*.pcapng"))
 
     def holds(self, interface: str, count: int) -> bool:
         """True when the store, as it is being written, holds at least so many of the frames sent onto the interface."""
