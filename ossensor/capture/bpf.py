@@ -11,6 +11,7 @@ import ctypes
 import os
 import socket
 import struct
+from errno import ENODEV
 from typing import Final, NamedTuple
 
 import pcap
@@ -108,11 +109,15 @@ def compile_on(interface: str, expression: str, snaplen: int = SNAPLEN_BYTES) ->
     # The snap length is compiled in: an accepting program returns how many bytes of the packet to keep.
     handle = pcap.pcap(name=interface, promisc=False, snaplen=snaplen, timeout_ms=1000, buffer_size=_COMPILE_RING_BYTES)
     try:
-        try:
-            handle.setfilter(expression)
-        except OSError as e:
-            raise ConfigurationError([f"BPF: does not compile on {interface}: {_reason(e)}: {expression}"]) from e
         with socket.socket(fileno=os.dup(handle.fileno())) as sock:
+            # To libpcap, "any" is no interface, and has other offsets: on one that is called so, the program would let
+            # through what it is there to refuse.
+            if bound_index(sock) != socket.if_nametoindex(interface):
+                raise OSError(ENODEV, "by its name libpcap opens something else")
+            try:
+                handle.setfilter(expression)
+            except OSError as e:
+                raise ConfigurationError([f"BPF: does not compile on {interface}: {_reason(e)}: {expression}"]) from e
             program = attached(sock)
     finally:
         handle.close()
