@@ -82,7 +82,7 @@ def run(environ: Mapping[str, str]) -> Exit:
     _write_config(loaded)
     store = Store(environ)
     estate = legacy.understood(fdstore.passed(environ, os.getpid()), store)
-    started_in = os.getcwd()  # noqa: PTH109  a string for chdir
+    started_in = _working_folder()
     os.chdir("/")
     from .supervisor import Supervisor  # noqa: PLC0415  loads pypcap and requests, which a refusal need not wait for
 
@@ -103,6 +103,14 @@ def run(environ: Mapping[str, str]) -> Exit:
         code = Exit.INTERNAL
     logs.flush_briefly()
     os._exit(code)
+
+
+def _working_folder() -> str:
+    """What relative paths mean; where it is not there any more, no such path can have been read."""
+    try:
+        return os.getcwd()  # noqa: PTH109  a string for chdir
+    except FileNotFoundError:
+        return "/"
 
 
 def _anchored(environ: Mapping[str, str], folder: str) -> dict[str, str]:

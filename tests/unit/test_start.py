@@ -1,4 +1,4 @@
-"""What a start refuses that nothing but the file system can tell."""
+"""What a start makes of what nothing but the file system can tell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from ossensor.errors import ConfigurationError
 from ossensor.settings import Settings
-from ossensor.start import _make_spool
+from ossensor.start import _make_spool, _working_folder
 
 
 def settings(folder: Path) -> Settings:
@@ -54,3 +54,13 @@ def test_a_folder_that_cannot_be_looked_for_or_made_is_a_fault_of_its_setting(
         os.seteuid(uid)
 
     assert caught.value.faults == [f"OSSENSOR_SPOOL_DIR: {folder}: {why}"]
+
+
+def test_a_working_folder_that_was_removed_is_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _working_folder() == str(tmp_path)
+    (tmp_path / "gone").mkdir()
+    os.chdir("gone")
+    (tmp_path / "gone").rmdir()
+
+    assert _working_folder() == "/"
