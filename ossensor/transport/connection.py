@@ -64,6 +64,8 @@ def tls_context(trust: str, ca_file: str | None) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
     elif ca_file is not None:
         context.load_verify_locations(ca_file)
+        # What is in the file is trusted, whoever issued it: the vSensor's own certificate, or an intermediate one.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     else:
         context.load_default_certs()
     context.minimum_version = ssl.TLSVersion.TLSv1_2

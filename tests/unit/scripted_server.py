@@ -115,22 +115,29 @@ class Server:
 # -- certificates -----------------------------------------------------------------------------------------------------
 
 
-def certificate(folder: Path, stem: str, names: list[x509.GeneralName], days: int = 1) -> tuple[Path, ssl.SSLContext]:
-    """A self-signed certificate, and a server's context with it."""
+def certificate(
+    folder: Path, stem: str, names: list[x509.GeneralName], days: int = 1, issuer: str = ""
+) -> tuple[Path, ssl.SSLContext]:
+    """A certificate, self-signed or of another that was made here, and a server's context with it."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, stem)])
     now = dt.datetime.now(dt.UTC)
+    issuer_key = key
+    if issuer:
+        loaded = serialization.load_pem_private_key((folder / f"{issuer}.key").read_bytes(), None)
+        assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+        issuer_key = loaded
     made = (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(subject)
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer or stem)]))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(days=3))
         .not_valid_after(now + dt.timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(issuer_key, hashes.SHA256())
     )
     file, key_file = folder / f"{stem}.pem", folder / f"{stem}.key"
     file.write_bytes(made.public_bytes(serialization.Encoding.PEM))

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from scripted_server import KEY, NAME, Certificates, Heard, Script, Server, make_certificates, raw
+from cryptography import x509
+from scripted_server import KEY, NAME, Certificates, Heard, Script, Server, certificate, make_certificates, raw
 
 from ossensor.transport import client as client_module
 from ossensor.transport.client import Client, Job, Result
@@ -479,6 +480,18 @@ def test_a_certificate_of_another_ca_gets_no_request(certificates: Certificates)
 
     assert (result.outcome, heard) == (None, [])
     assert "CERTIFICATE_VERIFY_FAILED" in result.detail
+
+
+@pytest.mark.parametrize("given", ["root", "middle", "own"])
+def test_a_certificate_counts_that_leads_to_what_is_given_or_is_it(given: str, tmp_path: Path) -> None:
+    names = [x509.DNSName(NAME)]
+    certificate(tmp_path, "root", names)
+    middle, _ = certificate(tmp_path, "middle", names, issuer="root")
+    own, served = certificate(tmp_path, "own", names, issuer="middle")
+    (tmp_path / "chain").write_bytes(own.read_bytes() + middle.read_bytes())
+    served.load_cert_chain(tmp_path / "chain", tmp_path / "own.key")
+
+    assert attempt(served, tmp_path / f"{given}.pem")[0].outcome is Outcome.STORED
 
 
 def test_a_certificate_for_another_name_gets_no_request(certificates: Certificates) -> None:
