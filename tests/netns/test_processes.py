@@ -63,8 +63,8 @@ def test_idle_its_processes_wake_some_every_other_second_and_do_little_then(
 ) -> None:
     found = costs[antigena]
 
-    # Measured 0.52 (0.72 with Antigena), to the digit, at any hour, or 0.60 (0.80) where two windows of three have the
-    # statistics of each ten seconds; and 3.4 to 5.1 times (7.1); on a quiet machine 0.3 % of a core.
+    # Measured 0.52 (0.72 with Antigena), or 0.60 (0.80) in a window with the statistics of each ten seconds, and 0.88
+    # while others worked; 3.4 to 5.1 times (7.1); on a quiet machine 0.3 % of a core.
     assert found.wakes_per_s < wakes_per_s
     assert found.times_the_peer < times_the_peer
 

@@ -34,11 +34,12 @@ _WAKES = re.compile(r"^voluntary_ctxt_switches:\t(\d+)", re.MULTILINE)
 
 
 class Cost(NamedTuple):
-    """Medians of windows: what comes once, as a proof does each minute, is no cost of idling."""
+    """Of windows: what comes once, as a proof does each minute, is no cost of idling."""
 
-    share: float  # of a core, by the program and all its processes
-    times_the_peer: float  # in processor time
-    wakes_per_s: float  # of each process
+    share: float  # of a core, by the program and all its processes; the median
+    times_the_peer: float  # in processor time; the median
+    # Of each process; the least. Others' work can only add to it: an answer that comes in two pieces is two wakes.
+    wakes_per_s: float
 
 
 class _Pair(NamedTuple):
@@ -55,7 +56,8 @@ def costs(*idlers: tuple[World, Program]) -> list[Cost]:
     windows = [_window(pairs) for _ in range(WINDOWS)]
     found = []
     for pair, of_one in zip(pairs, zip(*windows, strict=True), strict=True):
-        found.append(Cost(*(statistics.median(figures) for figures in zip(*of_one, strict=True))))
+        shares, times_the_peer, wakes_per_s = zip(*of_one, strict=True)
+        found.append(Cost(statistics.median(shares), statistics.median(times_the_peer), min(wakes_per_s)))
         print(
             f"idle: {found[-1].share:.2%} of a core, {found[-1].times_the_peer:.2f} times what {pair.count} bare"
             f" processes take, {found[-1].wakes_per_s:.2f} wakes/s each;"
