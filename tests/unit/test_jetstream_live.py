@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import re
+import ssl
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -371,11 +372,38 @@ def test_a_server_is_reached_by_tls_with_a_certificate_of_ours_and_a_login_and_n
     with NatsServer(tmp_path / "nats", more) as server:
         ways = [(*ca, *mine, *me), (*ca, *mine), (*ca, *me), me]
         heard = [asyncio.run(said(reached(server, *way))) for way in ways]
+    # One that does not insist on it; that it was used is in its log alone.
+    for_both = f"max_payload: 9MB\ndebug: true\nallow_non_tls: true\ntls {{ {files} }}"
+    with NatsServer(tmp_path / "both", for_both) as other:
+        assert "connected" in asyncio.run(said(reached(other, *ca)))
+    assert "TLS handshake complete" in (tmp_path / "both" / "log").read_text()
 
     print(heard)
     assert heard[0].startswith(f"connected to 127.0.0.1:{server.port}")
     assert [one for one in heard if "connected" in one] == heard[:1]
     assert "Authorization" in heard[1]
+
+
+@pytest.mark.parametrize("scheme", ["nats", "tls"])
+def test_a_server_without_tls_is_told_no_password_where_tls_was_asked_for(tmp_path: Path, scheme: str) -> None:
+    """Or whoever stands between says that there is none. nats-py goes by that, by itself."""
+    said: list[str] = []
+    authorities = ssl.create_default_context()
+
+    async def run(server: NatsServer) -> None:
+        url = server.url.replace("nats", scheme)
+        link = Link(Access((url,), authorities, login=("me", "secret")), Terms(8 << 20, 1), said.append)
+        task = asyncio.create_task(link.run(nothing))
+        await until(lambda: bool(said))
+        task.cancel()
+        await asyncio.wait([task])
+
+    with NatsServer(
+        tmp_path / "nats", "max_payload: 9MB\nauthorization { user: me, password: secret }\ntrace: true"
+    ) as server:
+        asyncio.run(run(server))
+    assert said[0] == "nats: secure connection not available"
+    assert "CONNECT" not in (tmp_path / "nats" / "log").read_text()
 
 
 def test_users_with_the_rights_of_the_page_and_no_more_are_enough(

@@ -11,8 +11,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import nats
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
@@ -22,10 +20,11 @@ from ossensor.errors import ConfigurationError
 from ossensor.ratelimit import Sparse
 
 from .access import Access
+from .client import Client
 from .message import STREAM
 from .terms import Terms, objections, wanted
 
-_PAUSE_S: Final = 1.0
+_PAUSE_S: Final = 1
 _CONNECT_S: Final = 5
 # The JetStream API's answers take an election, at worst: some seconds.
 _API_S: Final = 5.0
@@ -72,7 +71,8 @@ class Link:
         while True:
             try:
                 self._closed.clear()
-                self._client = await nats.connect(
+                client = Client()
+                await client.connect(
                     **self._access.options,
                     name="ossensor",
                     # Without end: nats-py leads to the next server, and again to the first.
@@ -88,6 +88,7 @@ class Link:
                     reconnected_cb=self._on_reconnect,
                     closed_cb=self._on_close,
                 )
+                self._client = client
                 await self._look()
                 await connected()
                 self._good.set()
