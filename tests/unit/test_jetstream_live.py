@@ -8,11 +8,13 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import ssl
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,9 @@ from ossensor.errors import ConfigurationError
 from ossensor.transport.protocol import Account, BatchId, Outcome
 from ossensor.vsensor.files import Files
 from ossensor.vsensor.index import Index
+from ossensor.vsensor.jetstream import client, message
 from ossensor.vsensor.jetstream import consumer as consumer_module
-from ossensor.vsensor.jetstream import message
+from ossensor.vsensor.jetstream import link as link_module
 from ossensor.vsensor.jetstream.access import Access, add_arguments, parse
 from ossensor.vsensor.jetstream.consumer import Consumer
 from ossensor.vsensor.jetstream.link import Link
@@ -382,6 +385,36 @@ def test_a_server_is_reached_by_tls_with_a_certificate_of_ours_and_a_login_and_n
     assert heard[0].startswith(f"connected to 127.0.0.1:{server.port}")
     assert [one for one in heard if "connected" in one] == heard[:1]
     assert "Authorization" in heard[1]
+
+
+def test_a_server_that_stands_still_with_batches_on_their_way_to_it_is_left_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed one resets the connection; of this one only the kernel answers, and of a host that is down, nobody."""
+    monkeypatch.setattr(client, "GIVEN_UP_MS", 1000)
+    monkeypatch.setattr(link_module, "_API_S", 2)
+    big = replace(batch(0), section=bytes(4 << 20))
+
+    async def run(*servers: NatsServer) -> None:
+        said: list[str] = []
+        link = Link(Access(tuple(each.url for each in servers)), Terms(8 << 20, 1), said.append)
+        sink = Sink(link)
+        task = asyncio.create_task(link.run(sink.listen))
+        await link.until_good()
+        (still,) = (each for each in servers if str(each.port) in said[0])
+        (other,) = (each for each in servers if each is not still)
+        for each in servers:
+            each.process.send_signal(signal.SIGSTOP)
+        streams = [STREAM._replace(interface=f"e{i}") for i in range(8)]
+        sent = [sink.append(replace(big, batch=BatchId(stream, 0))) for stream in streams]
+        assert set(await asyncio.gather(*sent)) == {Outcome.STORE_FAILED}
+        other.process.send_signal(signal.SIGCONT)
+        await until(lambda: link.ready and any(str(other.port) in line for line in said))
+        task.cancel()
+        await asyncio.wait([task])
+
+    with NatsServer(tmp_path / "one") as one, NatsServer(tmp_path / "two") as two:
+        asyncio.run(run(one, two))
 
 
 @pytest.mark.parametrize("scheme", ["nats", "tls"])

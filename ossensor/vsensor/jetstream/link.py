@@ -82,6 +82,9 @@ class Link:
                     # A server that is gone without a word is noticed within half a minute.
                     ping_interval=10,
                     max_outstanding_pings=2,
+                    # A message above nats-py's buffer (2 MiB) is waited for until it is on its way: by default for as
+                    # long as there is no connection, and for ever when it is closed meanwhile.
+                    flush_timeout=_API_S,
                     no_echo=True,  # what we tell the others, we know
                     error_cb=self._on_error,
                     disconnected_cb=self._on_disconnect,
