@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import signal
 import ssl
 import subprocess
@@ -387,6 +388,46 @@ def test_a_server_is_reached_by_tls_with_a_certificate_of_ours_and_a_login_and_n
     assert "Authorization" in heard[1]
 
 
+def test_a_server_that_comes_back_without_its_files_has_a_stream_again(server: NatsServer, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with linked(server) as (link, sink):
+            assert await sink.append(batch(0)) is Outcome.STORED
+            server.kill()
+            await until(lambda: not link.ready)
+            shutil.rmtree(tmp_path / "nats" / "jetstream")
+            server.start()
+            await until(lambda: link.ready)
+            assert await sink.append(batch(1)) is Outcome.STORED
+
+    asyncio.run(run())
+
+
+def test_a_consumer_that_is_shut_out_while_there_is_no_stream_yet_comes_again(tmp_path: Path) -> None:
+    """nats-py closes for good what a server sends away: here for another password, elsewhere for a JWT that is over."""
+    said: list[str] = []
+    users = "users: [ { user: vsensor, password: one }, { user: consumer, password: two } ]"
+
+    def reload(server: NatsServer, old: str, new: str) -> None:
+        configuration = tmp_path / "nats" / "server.conf"
+        configuration.write_text(configuration.read_text().replace(old, new))
+        server.process.send_signal(signal.SIGHUP)
+
+    async def run(server: NatsServer) -> None:
+        link = Link(Access((server.url,), login=("consumer", "two")), None, said.append)
+        task = asyncio.create_task(link.run(nothing))
+        await until(lambda: any("stream not found" in line for line in said))
+        reload(server, "two", "three")
+        await until(lambda: "the connection is gone; sensors keep their batches" in said)
+        reload(server, "three", "two")
+        async with linked(server, login=("vsensor", "one")):
+            await until(lambda: link.ready)
+            task.cancel()
+            await asyncio.wait([task])
+
+    with NatsServer(tmp_path / "nats", f"max_payload: 9MB\nauthorization {{ {users} }}") as server:
+        asyncio.run(run(server))
+
+
 def test_a_server_that_stands_still_with_batches_on_their_way_to_it_is_left_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,6 +451,7 @@ def test_a_server_that_stands_still_with_batches_on_their_way_to_it_is_left_for_
         assert set(await asyncio.gather(*sent)) == {Outcome.STORE_FAILED}
         other.process.send_signal(signal.SIGCONT)
         await until(lambda: link.ready and any(str(other.port) in line for line in said))
+        assert await sink.append(batch(0)) is Outcome.STORED
         task.cancel()
         await asyncio.wait([task])
 

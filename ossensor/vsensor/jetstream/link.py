@@ -41,7 +41,7 @@ class Link:
         self._told = told
         self._sparse = Sparse()
         self._client: Client | None = None
-        self._closed = asyncio.Event()
+        self._changed = asyncio.Event()
         self._good = asyncio.Event()
 
     @property
@@ -49,7 +49,7 @@ class Link:
         return self._good.is_set() and self._client is not None and self._client.is_connected
 
     async def until_good(self) -> None:
-        """Returns when the stream was found to be good, at this connection or the one before."""
+        """Returns when the stream was found to be good, at this connection."""
         await self._good.wait()
 
     @property
@@ -63,14 +63,15 @@ class Link:
         return self.client.jetstream(timeout=_API_S)
 
     async def run(self, connected: Callable[[], Awaitable[None]]) -> None:
-        """Connects, looks at the stream, calls `connected`; all over again when nats-py gives the connection up.
+        """Connects, calls `connected`, looks at the stream; all over again when nats-py gives the connection up.
+
+        The stream is looked at anew when nats-py has led to a server again: that one may have lost its files.
 
         Raises ConfigurationError for a stream on which no acknowledgement can rest. A server that is not there is no
         fault: it is waited for.
         """
         while True:
             try:
-                self._closed.clear()
                 client = Client()
                 await client.connect(
                     **self._access.options,
@@ -92,11 +93,14 @@ class Link:
                     closed_cb=self._on_close,
                 )
                 self._client = client
-                await self._look()
                 await connected()
-                self._good.set()
-                self._told(f"connected to {self._where()}, the stream is there")
-                await self._closed.wait()
+                while not client.is_closed:
+                    self._changed.clear()
+                    await self._look()
+                    if client.is_connected and not self._changed.is_set():  # still the one that was looked at
+                        self._good.set()
+                        self._told(f"connected to {self._where()}, the stream is there")
+                        await self._changed.wait()
             except TROUBLE as e:
                 self.complain(e)
             finally:
@@ -105,12 +109,14 @@ class Link:
             await asyncio.sleep(_PAUSE_S)
 
     async def _look(self) -> None:
-        """Returns when the stream is there, made if need be, and good."""
+        """Returns when the stream is there, made if need be, and good. Raises what nats-py does when it is closed."""
         while True:
             try:
                 if (config := await self._stream()) is not None:
                     break
             except TROUBLE as e:  # no leader yet, or not any more
+                if self.client.is_closed:
+                    raise
                 self.complain(e)
             await asyncio.sleep(_PAUSE_S)
         faults = objections(config, self.client.max_payload, self._terms) if self._terms is not None else []
@@ -146,10 +152,11 @@ class Link:
         self.complain(error)
 
     async def _on_disconnect(self) -> None:
+        self._good.clear()
         self._told("the connection is gone; sensors keep their batches")
 
     async def _on_reconnect(self) -> None:
-        self._told(f"connected again, to {self._where()}")
+        self._changed.set()
 
     async def _on_close(self) -> None:
-        self._closed.set()
+        self._changed.set()
