@@ -326,6 +326,28 @@ def test_a_batch_whose_predecessor_will_never_come_is_stored_behind_a_gap(
     assert [tuple(gap[-2:]) for gap in gaps(tmp_path / "same")] == [(3, 2) if before else (0, 5)]
 
 
+@pytest.mark.parametrize("removed", ["consumer", "stream"])
+def test_a_consumer_that_somebody_removed_beside_it_is_made_again(
+    server: NatsServer, tmp_path: Path, removed: str
+) -> None:
+    async def run() -> Counter[str]:
+        async with linked(server) as (link, sink):
+            await sink.append(batch(0))
+            async with consuming(link, tmp_path / "store") as tally:
+                await drained(link)
+                if removed == "consumer":
+                    await link.jetstream.delete_consumer(message.STREAM, f"store-{PARTITION}")
+                else:
+                    await link.jetstream.delete_stream(message.STREAM)
+                    async with linked(server):
+                        pass
+                await sink.append(batch(1))
+                await drained(link)
+            return tally
+
+    assert asyncio.run(run()) == {"stored": 2}
+
+
 def test_a_message_that_no_vsensor_published_is_counted_and_taken_out(server: NatsServer, tmp_path: Path) -> None:
     async def run() -> Counter[str]:
         async with linked(server) as (link, sink):

@@ -95,7 +95,10 @@ class Consumer:
         try:
             messages = await pull.fetch(_FETCH, timeout=_FETCH_S)
         except TimeoutError:  # nothing there
-            return
+            messages = []
+        if not messages:
+            # Or there is no consumer any more, and nobody to say so: somebody removed it, or its stream was made anew.
+            await pull.consumer_info()
         await self._take(messages)
 
     async def _take(self, messages: Sequence[Msg]) -> None:
