@@ -194,16 +194,23 @@ def _keep(
         from .server import Settings, run  # noqa: PLC0415
 
         report.serving(os.getpid())
+        try:
+            # Anew: the files may have been renewed since the start, and what is shown must be what the proof names.
+            shown = certificate.load(pair.certificate, pair.key)
+        except (OSError, ValueError) as e:
+            # Half renewed, perhaps: the keeper tries again.
+            sys.stderr.write(f"vsensor: {_unusable(f'{pair.certificate}, {pair.key}', e)}\n")
+            return Exit.GAVE_UP
         announcer = Announcer(outputs.serving, outputs.books) if outputs is not None else None
         try:
             if service.stream is not None:
                 # It needs nats-py, which only --jetstream asks for.
                 from .jetstream.serving import Publishing  # noqa: PLC0415
 
-                publishing = Publishing(service.keys, layout.root, pair, service.welcome, *service.stream)
+                publishing = Publishing(service.keys, layout.root, shown, service.welcome, *service.stream)
                 return publishing.run(listener, report)
             settings = Settings(
-                *(service.keys, layout.root, pair, not args.no_fsync, service.keeping),
+                *(service.keys, layout.root, shown, not args.no_fsync, service.keeping),
                 welcome=service.welcome,
                 operator_token=service.tokens[0],
                 viewer_token=service.tokens[1],
@@ -297,9 +304,13 @@ def _certificate(args: argparse.Namespace, layout: Layout, host: str) -> certifi
             return certificate.load(Path(args.tls_cert), Path(args.tls_key))
         return certificate.ensure(layout.tls, host)
     except (OSError, ValueError) as e:
-        # The name of what failed, not its text: OpenSSL quotes nothing of a key, but that is its decision.
         where = f"{args.tls_cert}, {args.tls_key}" if args.tls_cert is not None else str(layout.tls)
-        raise ConfigurationError([f"certificate or key is unusable ({where}): {_reason(e)}"]) from e
+        raise ConfigurationError([_unusable(where, e)]) from e
+
+
+def _unusable(where: str, error: OSError | ValueError) -> str:
+    # The name of what failed, not its text: OpenSSL quotes nothing of a key, but that is its decision.
+    return f"certificate or key is unusable ({where}): {_reason(error)}"
 
 
 def _reason(error: OSError | ValueError) -> str:

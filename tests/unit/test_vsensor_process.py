@@ -24,6 +24,7 @@ from test_vsensor_kit import (
     Signer,
     Wire,
     committed,
+    eventually,
     payload,
     section,
     split,
@@ -32,7 +33,8 @@ from test_vsensor_kit import (
 from test_vsensor_kit_process import Process, sensor
 
 from ossensor.errors import Exit
-from ossensor.transport.protocol import Outcome, Stream
+from ossensor.transport.protocol import FIELD_CERTIFICATE, Outcome, Stream
+from ossensor.vsensor import certificate
 
 SEED = 20261123
 
@@ -341,6 +343,33 @@ def test_an_index_that_cannot_be_opened_is_named_in_one_line_and_tried_again(tmp
 
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_a_successor_proves_itself_with_the_certificate_that_was_renewed_beside_its_predecessor(tmp_path: Path) -> None:
+    """It showed the new one, and named the old: to its sensors, a man in the middle."""
+    old, new = (certificate.ensure(tmp_path / name, "localhost") for name in ("old", "new"))
+    with Process(tmp_path / "store", "--tls-cert", str(old.certificate), "--tls-key", str(old.key)) as process:
+        listening = process.wait_for("listening")
+        ca = tmp_path / "ca.pem"
+        ca.write_bytes(new.certificate.read_bytes())
+        new.certificate.rename(old.certificate)  # the key is still on its way
+        os.kill(process.wait_for("serving")["pid"], signal.SIGKILL)
+        process.wait_for("restarting", 2)
+        new.key.rename(old.key)
+        wire = Wire(int(listening["address"].rpartition(":")[2]), ca)
+
+        def proof() -> str:
+            try:
+                answer = wire.send(Signer(listening["address"]).registration(created_s=now()))
+            except OSError:  # by who shows the old one, or none yet
+                return ""
+            return answer.fields.get(FIELD_CERTIFICATE, "")
+
+        assert eventually(lambda: proof() == new.sha256)
+        wire.close()
+
+    lines = set(process.stderr.decode().splitlines())
+    assert lines == {f"vsensor: certificate or key is unusable ({old.certificate}, {old.key}): KEY_VALUES_MISMATCH"}
 
 
 def test_a_stop_beside_half_a_body_says_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
