@@ -11,6 +11,7 @@ themselves stay in files that any tool reads without it.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -40,11 +41,13 @@ class Index:
     """One connection, for one thread at a time. Any call may raise sqlite3.Error: the disk is full, or broken."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
+        self._path = path
         # isolation_level=None: transactions begin and end where this module says, not where the driver guesses.
         self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
         try:
             with schema.told_from_damage():
                 self._prepare(path, durable=durable)
+            self._made = path.stat()
         except BaseException:
             self._db.close()
             raise
@@ -60,6 +63,18 @@ class Index:
 
     def close(self) -> None:
         self._db.close()
+
+    def insist_on_name(self) -> None:
+        """Raises OSError when the file is not under its name any more: somebody emptied the folder, or mounted over it.
+
+        SQLite goes on with what it has open, and every commit succeeds; but whoever opens the store next has none.
+        """
+        try:
+            same = os.path.samestat(self._path.stat(), self._made)
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise OSError(f"{self._path} was taken away beneath it; it takes a restart to begin a new one")
 
     def next(self, stream: Stream) -> int:
         """The sequence that the stream's next batch has; 0 for a stream never seen."""

@@ -224,6 +224,7 @@ class Store:
 
     def _append(self, group: list[Append]) -> None:
         try:
+            self._index.insist_on_name()
             self._heal()
             planned = self._plan(group)
         except (OSError, sqlite3.Error) as e:

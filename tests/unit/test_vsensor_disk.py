@@ -60,6 +60,27 @@ def test_one_broken_file_does_not_fail_the_others_of_its_group(tmp_path: Path) -
         assert [f.split("/")[0] for f, _ in index.files()] == ["sensor-2"]
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_acknowledged_by_an_index_that_was_taken_away_beneath_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, replaced: bool
+) -> None:
+    """As by `rm -rf store/*`: what was acknowledged after that, no successor and no audit knew of."""
+    index, aside = tmp_path / "index.sqlite", tmp_path / "aside"
+    with opened(tmp_path) as store:
+        before = put(store, 0)
+        index.rename(aside)
+        if replaced:
+            index.touch()
+        without = put(store, 1, 1)
+        aside.rename(index)
+        after = put(store, 1, 2)
+
+    assert before + without + after == [Outcome.STORED, *[Outcome.STORE_FAILED] * 2, *[Outcome.STORED] * 2]
+    assert committed(tmp_path) == SECTIONS[:3]
+    told = f"store: cannot write: {index} was taken away beneath it; it takes a restart to begin a new one"
+    assert [record.getMessage() for record in caplog.records] == [told, "store: writing again"]
+
+
 def test_a_file_that_is_in_the_way_is_left_alone_and_leaves_no_row(tmp_path: Path) -> None:
     start_ns = 1_795_424_479_000_000_000
     stranger = tmp_path / Layout.file(STREAM.sensor, STREAM.interface, start_ns)
