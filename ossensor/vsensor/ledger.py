@@ -10,12 +10,15 @@ import heapq
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from . import schema
 from .layout import Layout
 from .section import Span
 
+# What SQLite says where it may make no file, of which its code's upper bits tell more.
+_NO_PLACE: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
 # The members of Entry, in its order.
 _ENTRIES: Final = """
 SELECT b.sensor, b.interface, b.epoch, b.sequence, b.packets, b.books, b.repeats, b.received_ns,
@@ -102,11 +105,10 @@ class Ledger:
 
     def __init__(self, layout: Layout) -> None:
         self._path = layout.index
-        uri = f"{layout.index.absolute().as_uri()}?mode=ro"
-        self._db = sqlite3.connect(uri, uri=True, timeout=5.0)
+        self._db = _connected(layout.index)
         try:
             with schema.told_from_damage():
-                if 0 < (version := schema.version_of(self._db, layout.index)) < schema.VERSION:
+                if 0 < (version := self._version()) < schema.VERSION:
                     self._db = _lifted(self._db, version)
         except BaseException:
             self._db.close()
@@ -120,6 +122,23 @@ class Ledger:
 
     def close(self) -> None:
         self._db.close()
+
+    def _version(self) -> int:
+        """The layout, of an index that may lie where nobody may write: another's store, a read-only file system.
+
+        SQLite begins a file of shared memory beside it when nobody else has it open, for which it takes a place
+        (wal.html, "Read-Only Databases"). But then nobody changes it, either. Except where somebody left a log: the
+        newest rows are in there.
+        """
+        try:
+            return schema.version_of(self._db, self._path)
+        except sqlite3.OperationalError as e:
+            log = self._path.with_name(f"{self._path.name}-wal")
+            if e.sqlite_errorcode & 0xFF not in _NO_PLACE or not self._path.exists() or log.exists():
+                raise
+        self._db.close()
+        self._db = _connected(self._path, "&immutable=1")
+        return schema.version_of(self._db, self._path)
 
     def check_sound(self) -> None:
         """Raises ConfigurationError for an index that is damaged, wherever; it is read from end to end for that."""
@@ -168,6 +187,10 @@ class Ledger:
             (sensor, interface, *window),
         ).fetchone()
         return int(row[0])
+
+
+def _connected(index: Path, more: str = "") -> sqlite3.Connection:
+    return sqlite3.connect(f"{index.absolute().as_uri()}?mode=ro{more}", uri=True, timeout=5.0)
 
 
 def removed_now(layout: Layout, file: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -220,6 +222,33 @@ def test_a_file_that_is_shorter_than_its_batches_is_found(tmp_path: Path, capsys
 
     assert code == 1
     assert "    f.pcapng has 19 bytes, and batches up to 20" in capsys.readouterr().out.splitlines()
+
+
+def test_a_store_is_audited_by_who_may_not_write_to_it_and_is_as_it_was(tmp_path: Path) -> None:
+    """As on a read-only file system, or in the store of another user, whose vSensor is not running."""
+    store(tmp_path, batch(0, 0, 10, received=10, kernel_drops=0, final=1))
+    before = sorted(path.name for path in tmp_path.iterdir())
+    tmp_path.chmod(0o555)
+    # To root, modes say nothing, unless without this.
+    bounded = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [
+            *bounded,
+            sys.executable,
+            "-c",
+            "import sys; from ossensor import cli; sys.exit(cli.main())",
+            "audit",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    after = sorted(path.name for path in tmp_path.iterdir())
+    tmp_path.chmod(0o755)
+
+    assert (done.returncode, done.stderr, after) == (0, "", before)
+    assert done.stdout.endswith("1 streams, 0 with something missing\n")
 
 
 def test_a_folder_that_is_no_store_is_a_wrong_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
