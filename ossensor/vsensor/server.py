@@ -129,6 +129,9 @@ def make_server(collector: Collector, certificate: Certificate, connections_max:
     config = uvicorn.Config(
         collector.app,
         http=cast("Any", over_tls),
+        # Not uvloop, which uvicorn takes wherever some other package has brought it: it accepts past our door, and what
+        # connection.py and tls.py know of a transport is asyncio's.
+        loop="asyncio",
         h11_max_incomplete_event_size=16 << 10,  # Apache's and nginx's order of magnitude; ours are under 2 KiB
         ws="none",
         lifespan="off",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from test_vsensor_kit import Running
@@ -40,6 +43,16 @@ def test_the_limit_is_raised_as_far_as_the_connections_need_and_no_further(soft_
 )
 def test_files_and_the_rest_come_off_before_connections_do(limit: int, connections: int) -> None:
     assert connections == descriptors.connections(limit)
+
+
+def test_the_loop_is_asyncio_s_whatever_else_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop accepts connections by itself: nobody was turned away."""
+    monkeypatch.setitem(sys.modules, "uvloop", ModuleType("uvloop"))
+    running = Running(tmp_path)
+    factory = running.server.config.get_loop_factory()
+    assert factory is asyncio.SelectorEventLoop
+    with running:
+        assert running.send(0).outcome is Outcome.STORED
 
 
 def test_strangers_who_say_nothing_take_no_descriptor_of_the_store_s(tmp_path: Path) -> None:
