@@ -34,7 +34,8 @@ class Certificate:
 def load(certificate: Path, key: Path) -> Certificate:
     """The pair in these files. Raises OSError (of which ssl.SSLError is one) or ValueError when it is unusable."""
     context(certificate, key)
-    text = certificate.read_text(encoding="ascii")
+    # Around the PEM there may be anything, in any encoding (RFC 7468 section 2): OpenSSL passes over it, too.
+    text = certificate.read_text(encoding="ascii", errors="replace")
     first = text[text.index("-----BEGIN CERTIFICATE-----") :].partition("-----END CERTIFICATE-----")
     der = ssl.PEM_cert_to_DER_cert("".join(first[:2]))
     return Certificate(certificate, key, hashlib.sha256(der).hexdigest())

@@ -206,6 +206,14 @@ def test_a_certificate_is_made_once_and_kept(tmp_path: Path) -> None:
     assert int(end) - int(start) in {9, 10}  # 3,650 days from an hour ago
 
 
+def test_what_stands_around_a_certificate_may_be_in_any_language(tmp_path: Path) -> None:
+    """As `openssl pkcs12` writes it: "friendlyName: ..."."""
+    pair = certificate.ensure(tmp_path / "tls", "localhost")
+    pair.certificate.write_text("Bag Attributes\n    friendlyName: Prüfstand\n" + pair.certificate.read_text(), "utf-8")
+
+    assert certificate.load(pair.certificate, pair.key) == pair
+
+
 def test_a_start_that_was_killed_between_key_and_certificate_is_repeated(tmp_path: Path) -> None:
     tls = tmp_path / "tls"
     certificate.ensure(tls, "localhost")
