@@ -8,6 +8,7 @@ how many.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import errno
 import json
@@ -36,14 +37,30 @@ class Trail:
         self._clock = clock
         self._lock = threading.Lock()
         self._lost = 0
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
-        size = os.fstat(self._fd).st_size
-        # A line that a full disk or a power cut broke off stays as it is, and the next does not continue it.
-        self._torn = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
-        sync_folder(path.parent)
+        self._path = path
+        self._open()
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def _open(self) -> None:
+        self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
+        size = os.fstat(self._fd).st_size
+        # A line that a full disk or a power cut broke off stays as it is, and the next does not continue it.
+        self._torn = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+        sync_folder(self._path.parent)
+
+    def _follow(self) -> None:
+        """Whoever has moved the file away since the last line, as logrotate does, may remove it: another is begun."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._fd), self._path.stat()):
+                return
+        old = self._fd
+        try:
+            self._open()
+        finally:
+            if self._fd != old:
+                os.close(old)
 
     def record(self, event: str, **members: Any) -> None:
         """Adds a line, and returns when it is on the disk. Raises OSError when it may not be."""
@@ -60,6 +77,7 @@ class Trail:
                 self._lost += 1
 
     def _append(self, event: str, members: dict[str, Any]) -> None:
+        self._follow()
         time = dt.datetime.fromtimestamp(int(self._clock()), tz=dt.UTC).isoformat().replace("+00:00", "Z")
         lost = {"lost_before": self._lost} if self._lost else {}
         line = json.dumps({"time": time, "event": event, **members, **lost}).encode() + b"\n"

@@ -54,6 +54,23 @@ def test_lines_are_appended_to_what_is_there(tmp_path: Path) -> None:
     assert read(path) == [{**TIME, "event": "order", "n": 0}, report, {**TIME, "event": "order", "n": 1}, report]
 
 
+@pytest.mark.parametrize("put_back", [False, True])
+def test_a_file_that_was_moved_away_gets_no_line_any_more(tmp_path: Path, *, put_back: bool) -> None:
+    """As logrotate does it, which removes it some day."""
+    path, aside = tmp_path / "trail", tmp_path / "trail.1"
+    with closing(Trail(path, lambda: 1_795_000_000.0)) as trail:
+        trail.record("order")
+        path.rename(aside)
+        if put_back:  # its "create"
+            path.touch(0o600)
+        trail.record("clear")
+        trail.note("expired")
+
+    assert read(aside) == [{**TIME, "event": "order"}]
+    assert read(path) == [{**TIME, "event": "clear"}, {**TIME, "event": "expired"}]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_on_a_full_disk_an_order_fails_and_notes_are_counted_and_no_line_is_mixed(tmp_path: Path) -> None:
     path = tmp_path / "trail"
     with closing(Trail(path, lambda: 1_795_000_000.0)) as trail:
