@@ -3,6 +3,9 @@
 Whether the uploader goes on or ends of it is its own affair: its successor finds every batch where it was. Left out is
 what cannot fail for who asks rightly (futex, ioctl(FIONBIO), gettid, rt_sigprocmask, restart_syscall), and what the
 allocator calls at moments of its own (mprotect, madvise, munmap), for which mmap stands.
+
+Files it opens for its spool alone, below: with VSENSOR_TLS=key a handshake reads no certificates, so openat, newfstatat
+and getdents64 are not made any more where a connection is.
 """
 
 from __future__ import annotations
@@ -71,9 +74,6 @@ _PLAN: Final = [
     ("getsockopt", "ENOBUFS", _reconnect),
     ("getsockname", "ENOBUFS", _reconnect),
     ("getpeername", "ENOTCONN", _reconnect),
-    ("openat", "EMFILE ENFILE EACCES", _reconnect),
-    ("newfstatat", "EACCES", _reconnect),
-    ("getdents64", "ENOENT", _reconnect),
     ("clone3", "EAGAIN ENOMEM", _reconnect),
     ("close", "EIO EINTR", _reconnect),
     ("mmap", "ENOMEM", _another_interface),
