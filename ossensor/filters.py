@@ -27,11 +27,13 @@ CREDENTIAL_ENDPOINTS: Final = ("169.254.170.2", "169.254.170.23", "169.254.169.2
 _LEAST_IPV4_BYTES: Final = 14 + 20
 _LEAST_IPV6_BYTES: Final = 14 + 40
 
+_HOP_BY_HOP, _TCP = 0, 6
+
 # pcap-filter(7): each of them moves the offsets of all that stands behind it.
 _SHIFTING: Final = re.compile(r"\b(vlan|mpls|pppoed|pppoes|geneve|vxlan)\b")
 
 # Addresses of a vSensor that are excluded at once: the one in use and the ones tried before it. 64 host tests and
-# their jumps stay far below the kernel's 4,096 instructions.
+# their jumps stay far below the kernel's 4,096 instructions, unless each has a port of its own.
 MAX_FLOWS: Final = 64
 
 
@@ -75,23 +77,39 @@ def effective(
         by_port.setdefault(flow.port, []).append(flow.address)
     for port, addresses in sorted(by_port.items()):
         # Addresses before ports: the port's place in the packet is computed from what a malformed packet claims.
-        terms += _unless(addresses, f" and tcp port {port}")
+        super_frame = _super_frame("ip6", 40, port, 14 + 40 + 8 + 4)
+        terms += _unless(addresses, f" and tcp port {port}", f" and (tcp port {port} or {super_frame})")
         if ethernet:
             terms += _unless_tagged(addresses, port)
     if not credential_endpoints:
-        terms += _unless(CREDENTIAL_ENDPOINTS, "")
+        terms += _unless(CREDENTIAL_ENDPOINTS)
     terms += [f"({text.strip()})" for text in (vsensor, user) if text.strip()]
     return " and ".join(terms)
 
 
-def _unless(addresses: Iterable[str], further: str) -> list[str]:
+def _unless(addresses: Iterable[str], over_ipv4: str = "", over_ipv6: str = "") -> list[str]:
     """Terms that refuse packets from or to the addresses, and that packets too short to tell pass."""
     terms = []
-    for protocol, least_bytes, version in (("ip", _LEAST_IPV4_BYTES, 4), ("ip6", _LEAST_IPV6_BYTES, 6)):
+    for protocol, least_bytes, version, further in (
+        ("ip", _LEAST_IPV4_BYTES, 4, over_ipv4),
+        ("ip6", _LEAST_IPV6_BYTES, 6, over_ipv6),
+    ):
         hosts = [f"{protocol} host {a}" for a in sorted(addresses) if ip_address(a).version == version]
         if hosts:
             terms.append(f"not (greater {least_bytes} and ({' or '.join(hosts)}){further})")
     return terms
+
+
+def _super_frame(base: str, at: int, port: int, least_bytes: int) -> str:
+    """True for TCP of the port behind the hop-by-hop header that lies at this offset.
+
+    BIG TCP: a super-frame of IPv6 that is longer than its length field can say has that header, of eight bytes, for the
+    jumbo option (RFC 2675), and Linux shows it so to a capture (ip6_xmit, ipv6_gro_complete). `tcp` does not look
+    behind it.
+    """
+    next_at, header, ports_at = at - 34, f"{base}[{at}:2] = {_TCP << 8:#x}", at + 8
+    ports = f"({base}[{ports_at}:2] = {port} or {base}[{ports_at} + 2:2] = {port})"
+    return f"(greater {least_bytes} and {base}[{next_at}] = {_HOP_BY_HOP} and {header} and {ports})"
 
 
 def _unless_tagged(addresses: Iterable[str], port: int) -> list[str]:
@@ -103,17 +121,17 @@ def _unless_tagged(addresses: Iterable[str], port: int) -> list[str]:
     """
     tagged = "(ether[12:2] = 0x8100 or ether[12:2] = 0x88a8)"
     terms = []
-    for version, kind, protocol_at, source_at, ports_at, least_bytes in (
-        (4, 0x0800, 27, 30, "(ether[18] & 0xf) * 4 + 18", 42),
-        (6, 0x86DD, 24, 26, "58", 62),
+    for version, kind, protocol_at, source_at, ports_at, least_bytes, otherwise in (
+        (4, 0x0800, 27, 30, "(ether[18] & 0xf) * 4 + 18", 42, ""),
+        (6, 0x86DD, 24, 26, "58", 62, f" or {_super_frame('ether', 58, port, 70)}"),
     ):
         hosts = [ip_address(a).packed for a in sorted(addresses) if ip_address(a).version == version]
         if hosts:
             ends = " or ".join(_words(h, source_at) + " or " + _words(h, source_at + len(h)) for h in hosts)
             ports = f"(ether[{ports_at}:2] = {port} or ether[{ports_at} + 2:2] = {port})"
             terms.append(
-                f"not (greater {least_bytes} and {tagged} and ether[16:2] = {kind:#x} and ether[{protocol_at}] = 6"
-                f" and ({ends}) and {ports})"
+                f"not (greater {least_bytes} and {tagged} and ether[16:2] = {kind:#x} and ({ends})"
+                f" and (ether[{protocol_at}] = {_TCP} and {ports}{otherwise}))"
             )
     return terms
 

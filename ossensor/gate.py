@@ -17,6 +17,7 @@ from .capture.filterbank import FilterBank
 from .children import State
 from .complaints import Complaints
 from .errors import ConfigurationError
+from .filters import Flow
 from .legacy import FlowKeeper
 from .logs import fields
 from .port import Port
@@ -99,12 +100,19 @@ class Gate:
         if len(flows) > filters.MAX_FLOWS:
             return False
         # The kernel may still be sending for a dead uploader: its addresses stay out as long as there is room.
-        flows |= set(islice(self.bank.flows - flows, filters.MAX_FLOWS - len(flows)))
+        before = set(islice(self.bank.flows - flows, filters.MAX_FLOWS - len(flows)))
         try:
-            if flows != self.bank.flows:
-                self.use(self.bank.with_flows(flows), ports)
-                self._keeper.keep(flows)
+            try:
+                self._leave_out(flows | before, ports := list(ports))
+            except ConfigurationError:
+                self._leave_out(flows, ports)  # the program was too long: that room has an end, too
         except ConfigurationError as e:
             self._complaints.say("the sensor's own upload cannot be excluded", why="; ".join(e.faults))
             return False
         return True
+
+    def _leave_out(self, flows: set[Flow], ports: Iterable[Port]) -> None:
+        """Raises ConfigurationError, with nothing changed."""
+        if flows != self.bank.flows:
+            self.use(self.bank.with_flows(flows), ports)
+            self._keeper.keep(flows)

@@ -64,6 +64,41 @@ def test_the_own_upload_never_passes(data: bytes, user: str) -> None:
     assert passes(data, user, own=())  # so it is the guard, not the frame
 
 
+def jumbo(source: str, sport: int, target: str, dport: int, protocol: int = TCP, vlan: int | None = None) -> bytes:
+    """A super-frame of BIG TCP, cut behind the TCP header: the length is in the hop-by-hop header (RFC 2675)."""
+    plain = frame(source, sport, target, dport, protocol, vlan)
+    at = 14 if vlan is None else 18
+    head = plain[: at + 4] + bytes(2) + b"\x00" + plain[at + 7 : at + 40]
+    return head + struct.pack("!BBBBI", protocol, 0, 0xC2, 4, 262_144) + plain[at + 40 :]
+
+
+@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("vlan", [None, 5])
+@pytest.mark.parametrize("ends", [(HERE6, 50_000, OWN6.address, 8443), (OWN6.address, 8443, HERE6, 50_000)])
+def test_the_own_upload_in_super_frames_of_big_tcp_does_not_pass(
+    ends: tuple[str, int, str, int], vlan: int | None, user: str
+) -> None:
+    assert not passes(jumbo(*ends, vlan=vlan), user)
+    assert passes(jumbo(*ends, vlan=vlan), own=())
+
+
+@pytest.mark.parametrize("vlan", [None, 5])
+@pytest.mark.parametrize(
+    "ends",
+    [
+        pytest.param((HERE6, 50_000, OWN6.address, 443, TCP), id="another port"),
+        pytest.param((HERE6, 50_000, "2001:db8::2", 8443, TCP), id="another host"),
+        pytest.param((HERE6, 50_000, OWN6.address, 8443, UDP), id="UDP"),
+    ],
+)
+def test_super_frames_that_only_resemble_the_upload_pass(
+    ends: tuple[str, int, str, int, int], vlan: int | None
+) -> None:
+    data = jumbo(*ends, vlan=vlan)
+
+    assert [n for n in range(14, len(data) + 1) if not passes(data[:n])] == []
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -200,6 +235,7 @@ def test_as_many_flows_as_are_allowed_are_all_refused_by_one_program() -> None:
     program = pcap.bpf(expression.encode(), pcap.DLT_EN10MB)
 
     refused = [not program.filter(frame(HERE6, 50_000, f.address, 8443)) for f in flows]
+    assert [not program.filter(jumbo(HERE6, 50_000, f.address, 8443)) for f in flows] == refused
     assert refused == [True] * MAX_FLOWS
     assert program.filter(frame(HERE6, 50_000, "2001:db8::ffff", 80))
 
@@ -294,4 +330,6 @@ def test_without_an_ethernet_header_no_offset_of_one_is_compiled() -> None:
 
     assert "ether[" not in expression
     raw_ip = frame(HERE, 50_000, OWN.address, 8443)[14:]
-    assert not pcap.bpf(expression.encode(), pcap.DLT_RAW).filter(raw_ip)
+    program = pcap.bpf(expression.encode(), pcap.DLT_RAW)
+    assert not program.filter(raw_ip)
+    assert not program.filter(jumbo(HERE6, 50_000, OWN6.address, 8443)[14:])
