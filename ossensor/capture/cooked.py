@@ -95,7 +95,9 @@ class Watch:
                 packet, (interface, _protocol, kind, *_) = self._sock.recvfrom(SEEN_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            except OSError:  # ENETDOWN: one of the interfaces went down, which is told once and concerns no other
+            except (OSError, UnicodeDecodeError):
+                # ENETDOWN: one of the interfaces went down, which is told once and concerns no other. Or the packet
+                # came by one whose name CPython cannot give; none that is called so is captured.
                 continue
             yield Seen(interface, kind == _PACKET_OUTGOING, packet)
 
