@@ -169,6 +169,11 @@ class Port:
         return self._engine is not None
 
     @property
+    def unplugged(self) -> bool:
+        """The interface is gone, and what has its index now is not what this was opened on."""
+        return self._engine is not None and bpf.unbound(self._engine.socket)
+
+    @property
     def epoch(self) -> str:
         """The present one, as on the wire; of the last one when none is open."""
         return self._epoch.hex()

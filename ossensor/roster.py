@@ -1,7 +1,8 @@
 """The captured interfaces: which there are by the rules, their ports, their memory, and since when one is not captured.
 
-Invariant: each index of `ports` exists and is chosen by the rules, as of the last look; a port that is neither any more
-is retired, and kept until the uploader has emptied its slots. Who looks, and when, is the supervisor's affair.
+Invariant: each index of `ports` exists, with the port's socket on it, and is chosen by the rules, as of the last look;
+a port of which that is not so any more is retired, and kept until the uploader has emptied its slots. Who looks, and
+when, is the supervisor's affair.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class Roster:
 
     def _retire_unwanted(self, existing: dict[int, Interface], wanted: dict[int, Interface]) -> None:
         for index, port in list(self._ports.items()):
-            if index not in existing:
+            if index not in existing or port.unplugged:
                 self._retire(port, Reason.INTERFACE_GONE, "deleted")
             elif index not in wanted:
                 self._retire(port, Reason.SHUTDOWN, "excluded by the rules now")

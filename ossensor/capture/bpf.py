@@ -23,6 +23,7 @@ _SOL_PACKET: Final = 263
 _PACKET_STATISTICS: Final = 6  # linux/if_packet.h
 _PACKET_IGNORE_OUTGOING: Final = 23
 _INSTRUCTION = struct.Struct("HBBI")  # struct sock_filter
+_ADDRESS = struct.Struct("=HHiHBB8s")  # struct sockaddr_ll
 _MAX_INSTRUCTIONS: Final = 4096  # BPF_MAXINSNS
 
 _RETURN: Final = 0x06
@@ -96,6 +97,19 @@ def bound_index(sock: socket.socket) -> int | None:
         return socket.if_nametoindex(sock.getsockname()[0])
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def unbound(sock: socket.socket) -> bool:
+    """True for a packet socket whose interface is gone, also if one of the same index is there by now.
+
+    An index stays free for who asks for it, and for the interface itself, which takes it along to another network
+    namespace and back. The kernel binds the socket to neither (net/packet/af_packet.c, packet_notifier).
+    """
+    address, size = ctypes.create_string_buffer(_ADDRESS.size), ctypes.c_uint(_ADDRESS.size)
+    if _libc.getsockname(sock.fileno(), address, ctypes.byref(size)) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+    return int(_ADDRESS.unpack(address.raw)[2]) < 0
 
 
 def compile_on(interface: str, expression: str, snaplen: int = SNAPLEN_BYTES) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from harness import frames, proc
 from harness.forks import ForkLog
+from harness.namespaces import Namespace
 from harness.programs import Sensor, worker_of
 from harness.world import World
 
@@ -77,6 +78,31 @@ def test_an_interface_whose_name_is_not_ascii_is_captured_like_any(world: World)
 
     assert sensor.terminate()[0] == 0
     assert frames.verdict(range(100), world.stored_numbers("capü0")) == ""
+
+
+def test_an_interface_that_was_away_is_captured_again_though_it_has_the_index_that_it_had(world: World) -> None:
+    world.add_link("cap0")
+    world.start_vsensor()
+    sensor = world.start_sensor("cap0")
+    index = world.sensor.links()["cap0"]["ifindex"]
+    world.send("cap0", 100)
+    proc.eventually("frames are stored", lambda: world.holds("cap0", 100))
+
+    sensor.signal(signal.SIGSTOP)  # so that no look falls between
+    with Namespace() as elsewhere:
+        world.sensor.run("ip", "link", "set", "cap0", "netns", str(elsewhere.pid))
+        elsewhere.run("ip", "link", "set", "cap0", "netns", str(world.sensor.pid))
+    world.sensor.run("ip", "link", "set", "cap0", "up")
+    sensor.signal(signal.SIGCONT)
+    assert world.sensor.links()["cap0"]["ifindex"] == index
+
+    sensor.wait_for("interface no longer captured: deleted", interface="cap0")
+    sensor.wait_for("captured again", interface="cap0")
+    world.send("cap0", 100, first=100)
+    proc.eventually("frames are stored again", lambda: world.holds("cap0", 200))
+
+    assert sensor.terminate()[0] == 0
+    assert frames.verdict(range(200), world.stored_numbers("cap0")) == ""
 
 
 def test_renamed_to_what_is_not_utf_8_it_is_shut_by_the_next_filter_and_open_again_with_another_name(
