@@ -83,6 +83,8 @@ def effective(
             terms += _unless_tagged(addresses, port)
     if not credential_endpoints:
         terms += _unless(CREDENTIAL_ENDPOINTS)
+        if ethernet:
+            terms += _unless_tagged(CREDENTIAL_ENDPOINTS)
     terms += [f"({text.strip()})" for text in (vsensor, user) if text.strip()]
     return " and ".join(terms)
 
@@ -112,8 +114,8 @@ def _super_frame(base: str, at: int, port: int, least_bytes: int) -> str:
     return f"(greater {least_bytes} and {base}[{next_at}] = {_HOP_BY_HOP} and {header} and {ports})"
 
 
-def _unless_tagged(addresses: Iterable[str], port: int) -> list[str]:
-    """The same for TCP behind one VLAN tag that lies in the frame.
+def _unless_tagged(addresses: Iterable[str], port: int | None = None) -> list[str]:
+    """The same behind one VLAN tag that lies in the frame; with a port, for TCP of that.
 
     Linux keeps the tag beside the packet, out of these offsets' way, except on the parent of a VLAN device whose driver
     cannot insert it: there the kernel writes it into what we send before the capture sees it (validate_xmit_vlan, then
@@ -121,18 +123,20 @@ def _unless_tagged(addresses: Iterable[str], port: int) -> list[str]:
     """
     tagged = "(ether[12:2] = 0x8100 or ether[12:2] = 0x88a8)"
     terms = []
-    for version, kind, protocol_at, source_at, ports_at, least_bytes, otherwise in (
-        (4, 0x0800, 27, 30, "(ether[18] & 0xf) * 4 + 18", 42, ""),
-        (6, 0x86DD, 24, 26, "58", 62, f" or {_super_frame('ether', 58, port, 70)}"),
+    for version, kind, protocol_at, source_at, ports_at, least_bytes in (
+        (4, 0x0800, 27, 30, "(ether[18] & 0xf) * 4 + 18", 38),
+        (6, 0x86DD, 24, 26, "58", 58),
     ):
+        further = ""
+        if port is not None:
+            ports = f"(ether[{ports_at}:2] = {port} or ether[{ports_at} + 2:2] = {port})"
+            otherwise = f" or {_super_frame('ether', 58, port, 70)}" if version == 6 else ""
+            further = f" and (ether[{protocol_at}] = {_TCP} and {ports}{otherwise})"
+            least_bytes += 4  # noqa: PLW2901  the ports
         hosts = [ip_address(a).packed for a in sorted(addresses) if ip_address(a).version == version]
         if hosts:
             ends = " or ".join(_words(h, source_at) + " or " + _words(h, source_at + len(h)) for h in hosts)
-            ports = f"(ether[{ports_at}:2] = {port} or ether[{ports_at} + 2:2] = {port})"
-            terms.append(
-                f"not (greater {least_bytes} and {tagged} and ether[16:2] = {kind:#x} and ({ends})"
-                f" and (ether[{protocol_at}] = {_TCP} and {ports}{otherwise}))"
-            )
+            terms.append(f"not (greater {least_bytes} and {tagged} and ether[16:2] = {kind:#x} and ({ends}){further})")
     return terms
 
 

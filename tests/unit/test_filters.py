@@ -149,6 +149,20 @@ def test_credential_endpoints_pass_only_when_asked_for(address: str, user: str) 
         assert passes(data, user, credentials=True)
 
 
+@pytest.mark.parametrize("tag", [0x8100, 0x88A8])
+@pytest.mark.parametrize("address", CREDENTIAL_ENDPOINTS)
+def test_a_vlan_tag_in_the_frame_does_not_let_credential_endpoints_pass(address: str, tag: int) -> None:
+    """A token on its way there, on the parent of the VLAN device that it leaves by: a trunk ENI inserts no tags."""
+    here = HERE if "." in address else HERE6
+    for ends in ((here, 50_000, address, 80), (address, 80, here, 50_000)):
+        data = frame(*ends, vlan=5, tag=tag)
+        assert not passes(data)
+        assert not passes(data, own=())
+        assert passes(data, credentials=True)
+    other = frame(here, 50_000, "169.254.169.253" if "." in address else "fd00:ec2::253", 80, vlan=5, tag=tag)
+    assert [n for n in range(14, len(other) + 1) if not passes(other[:n])] == []
+
+
 def test_asking_for_credential_endpoints_does_not_let_the_upload_pass() -> None:
     assert not passes(frame(HERE, 50_000, OWN.address, 8443), "tcp", credentials=True)
 
