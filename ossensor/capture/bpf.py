@@ -11,12 +11,14 @@ import ctypes
 import os
 import socket
 import struct
-from errno import ENODEV
+from errno import ENODEV, EPROTOTYPE
 from typing import Final, NamedTuple
 
 import pcap
 
 from ossensor.errors import ConfigurationError
+
+from .hardware import hardware_type, linktype_of_dlt, maybe_linktype
 
 _SO_ATTACH_FILTER: Final = 26  # asm-generic/socket.h; SO_GET_FILTER is the same number, read
 _SOL_PACKET: Final = 263
@@ -128,6 +130,10 @@ def compile_on(interface: str, expression: str, snaplen: int = SNAPLEN_BYTES) ->
             # through what it is there to refuse.
             if bound_index(sock) != socket.if_nametoindex(interface):
                 raise OSError(ENODEV, "by its name libpcap opens something else")
+            # It knows Ethernet that is none: a switch's port to the processor, where each frame has the switch's tag
+            # (DSA), and by their name alone "isdn0" and the like. Programs are kept by hardware type, for the others.
+            if maybe_linktype(hardware_type(interface)) not in {None, linktype_of_dlt(int(handle.datalink()))}:
+                raise OSError(EPROTOTYPE, "libpcap takes its frames for others than its hardware type says")
             try:
                 handle.setfilter(expression)
             except OSError as e:

@@ -68,18 +68,27 @@ def test_twenty_filters_in_turn_let_through_exactly_what_they_should(world: Worl
     assert "(balanced)" in books
 
 
-def test_no_filter_is_compiled_on_an_interface_that_libpcap_takes_for_something_else(world: World) -> None:
-    """Its program would have the offsets of that: on an interface called "any", the own upload would pass."""
-    world.add_link("any", "cap0")
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("any", "[Errno 19] by its name libpcap opens something else"),
+        ("isdn0", "[Errno 91] libpcap takes its frames for others than its hardware type says"),
+    ],
+)
+def test_no_filter_is_compiled_on_an_interface_that_libpcap_takes_for_something_else(
+    world: World, name: str, why: str
+) -> None:
+    """Its program would have the offsets of that: on an interface called "any", for one, the own upload would pass."""
+    world.add_link(name, "cap0")
     world.config.write_text(f"BPF='{FIRST}'\n")
-    changes = {"NETWORK_DEVICE_INCLUDELIST": "^cap ^any"}
-    sensor = world.start_sensor("any", "cap0", changes=changes)  # with a program from cap0, sooner or later
+    changes = {"NETWORK_DEVICE_INCLUDELIST": "^cap ^any ^isdn"}
+    sensor = world.start_sensor(name, "cap0", changes=changes)  # with a program from cap0, sooner or later
 
     world.config.write_text(f"BPF='{SECOND}'\n")
     sensor.signal(signal.SIGHUP)
 
-    shut = sensor.wait_for("any is shut until its filter can be compiled")
-    assert shut["why"] == "[Errno 19] by its name libpcap opens something else"
+    shut = sensor.wait_for(f"{name} is shut until its filter can be compiled")
+    assert shut["why"] == why
     sensor.wait_for("settings read again", applied="bpf")
-    sensor.wait_for("open again", interface="any")
+    sensor.wait_for("open again", interface=name)
     assert sensor.terminate()[0] == 0
