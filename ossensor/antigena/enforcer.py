@@ -135,6 +135,10 @@ class Enforcer:
                 outgoing += self._sent(action, segment, questions(segment), "asked", now_s)
         return outgoing
 
+    def overlooked(self, now_s: float) -> None:
+        """Packets that were to be shown were not. To be told before `judge`."""
+        self._watch.overlooked(now_s)
+
     def unsent(self, outgoing: Outgoing) -> None:
         """What was given out for sending could not be sent. To be told before the next report."""
         tally = self._tally(outgoing.action_id)

@@ -9,9 +9,10 @@ packet. `closed` is a TCP connection of which, before the silence,
 - the last segment took sequence space. Its receiver owes an acknowledgment within half a second (RFC 9293 section
   3.8.6.3), its sender a repetition after a second or so (RFC 6298 section 2.1). Neither came, so neither is there.
 
-On a quick network neither is so: the acknowledgment is there before the reset is. Then both ends are asked, once, by a
-keep-alive (resets.questions). An end that has no such connection says so by a reset, which is the proof; one that has
-it acknowledges, and that is a segment like others, and is answered.
+On a quick network neither is so: the acknowledgment is there before the reset is. And where packets passed unseen, it
+may be among them. Then both ends are asked, once, by a keep-alive (resets.questions). An end that has no such
+connection says so by a reset, which is the proof; one that has it acknowledges, and that is a segment like others, and
+is answered.
 
 All that stay silent, and UDP's always, end `unconfirmed`: both ends were told, nothing contradicts, nothing proves. A
 connection that goes on after that is matched, answered and counted again as another one.
@@ -32,6 +33,10 @@ from .segments import ACK, FIN, RST, SYN, Segment
 QUIET_S: Final = 3.0
 # Connections under watch at once; the one that was silent longest is given up for another, unconfirmed. 8 MiB.
 MAX_WATCHED: Final = 8192
+
+# A segment may have waited so long when it is seen: its room is read every few milliseconds, and holds a fraction of a
+# second's work. What passed unseen may so be younger than it, though it was noticed before.
+_WAITED_S: Final = 1.0
 
 # Answered so often, a connection should be over.
 _PATIENT: Final = 4
@@ -74,6 +79,7 @@ class Watch:
     def __init__(self, most: int = MAX_WATCHED) -> None:
         self._most = most
         self._connections: OrderedDict[_Key, _Connection] = OrderedDict()  # the longest silent first
+        self._overlooked_s = float("-inf")
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -107,6 +113,10 @@ class Watch:
         if connection is not None and segment.flags & RST and segment.window != OUR_WINDOW:
             connection.reset_by |= {segment.source}
 
+    def overlooked(self, now_s: float) -> None:
+        """Packets passed unseen of late. Whoever has been silent since may have acknowledged, and may go on."""
+        self._overlooked_s = now_s
+
     def answered(self, segment: Segment) -> None:
         """Both ends were sent their packet."""
         self._connections[_key(segment)].answers += 1
@@ -129,7 +139,8 @@ class Watch:
             key, connection = next(iter(self._connections.items()))
             if now_s - connection.last_s < QUIET_S:
                 break
-            verdict = _verdict(connection)
+            blind = connection.last_s < self._overlooked_s + _WAITED_S
+            verdict = _verdict(connection, cut_short=blind or connection.asked)
             if connection.answers and not verdict.closed and not connection.asked and connection.last.flags & ACK:
                 connection.asked, connection.last_s = True, now_s
                 self._connections.move_to_end(key)

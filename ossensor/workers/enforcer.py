@@ -228,7 +228,7 @@ class Enforcer:
         # Each time: DHCP and VPNs replace what names them. One that is being written, and empty, changes nothing.
         spared = _name_servers() or self._core.guards.name_servers
         self._core.guards = replace(self._core.guards, name_servers=spared)
-        self._count_unseen()
+        self._count_unseen(now_s)
         for packet in self._core.judge(now_s):
             self._send(packet)
         self._watch(self._core.table.in_force(now_s).actions)
@@ -236,10 +236,11 @@ class Enforcer:
         next_change_s = self._core.table.next_change_s(now_s) - now_s
         self._look_at_s = time.monotonic() + max(0.0, min(_LOOK_S, next_change_s))
 
-    def _count_unseen(self) -> None:
+    def _count_unseen(self, now_s: float) -> None:
         """Packets that found the watches full. A connection that goes on is ended at its next packet all the same."""
         if unseen := sum(watch.statistics().dropped for watch, _ in self._watched):
             self._unseen += unseen
+            self._core.overlooked(now_s)
             self._trouble("watching", f"{self._unseen} packets came too fast and were not seen")
 
     def _watch(self, actions: tuple[Action, ...]) -> None:

@@ -80,6 +80,25 @@ def test_a_connection_that_acknowledges_the_question_is_answered_and_asked_about
     assert watch.judged(14 + QUIET_S).to_ask == [("a", asked_about(TALK.back, "A"))]
 
 
+@pytest.mark.parametrize("noticed_s", [9.1, 12])  # before it was read, where it had waited; and after
+def test_where_packets_passed_unseen_the_silence_of_an_end_that_owes_one_proves_nothing(noticed_s: float) -> None:
+    watch = Watch()
+    answered(watch, TALK, "PA", 10, 10)
+    watch.overlooked(noticed_s)  # its acknowledgment, for one
+
+    assert watch.judged(10 + QUIET_S) == Judged([], [("a", asked_about(TALK, "PA", 10))])
+    assert watch.judged(10 + 2 * QUIET_S) == Judged([Verdict("a", closed=False)], [])
+
+
+def test_what_passed_unseen_long_before_its_last_segment_does_not_matter_to_a_connection() -> None:
+    watch = Watch()
+    answered(watch, TALK, "PA", 10, 10)
+    watch.overlooked(10)
+    answered(watch, TALK, "PA", 11, 10)
+
+    assert watch.judged(11 + QUIET_S) == Judged([Verdict("a", closed=True)], [])
+
+
 def test_a_connection_that_goes_on_is_not_judged() -> None:
     watch = Watch()
     for second in range(20):

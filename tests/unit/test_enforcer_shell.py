@@ -381,6 +381,21 @@ def test_packets_that_found_no_room_are_told_at_the_vsensor_each_time_and_here_o
     assert bench.order(2, EXACT).trouble == ""
 
 
+def test_a_connection_is_asked_about_where_packets_found_no_room_and_not_taken_for_closed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ossensor.antigena.watch.QUIET_S", 0.0)
+    bench.order(1, EXACT)
+    bench.show(TALK.packet("PA", 10))
+    bench.sockets.watches[0].dropped = 1  # its acknowledgment
+    bench.attend("eth0", "eth1")
+    bench.turn()
+
+    counts = bench.reports()[-1].actions["exact"]
+    sent = {"matched": 1, "sent_to_source": 1, "sent_to_destination": 1}
+    assert counts == sent | {"asked_source": 1, "asked_destination": 1, "unconfirmed": 1}
+
+
 def test_it_ends_when_it_is_told_to_and_when_nobody_is_there_to_tell_it(bench: Bench) -> None:
     assert bench.turn() is Exit.DRAINED
     bench.ours.close()
