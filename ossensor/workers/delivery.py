@@ -26,7 +26,7 @@ from .lines import Holdings, InSlot, Item, OnDisk, Plan
 from .overflow import Overflow
 from .route import Route
 from .senders import Senders
-from .spool import Damaged
+from .spool import Damaged, Unread
 
 log = logging.getLogger(__name__)
 
@@ -169,11 +169,15 @@ class Delivery:
             raise AssertionError("what is on disk is in a spool")
         return self._overflow.advice
 
-    def damaged(self, damaged: Damaged) -> None:
-        """A batch that was to be sent could not be read."""
-        name = damaged.spooled.batch
+    def unsent(self, news: Damaged | Unread) -> None:
+        """A batch that was to be sent could not be read: it is lost, or it alone waits."""
+        name = news.spooled.batch
         stream, _ = self._items.pop(name)
         self._senders.concluded(name)
+        if isinstance(news, Unread):
+            self._route.complaints.say("OSSENSOR_SPOOL_DIR: a batch cannot be read now", why=news.why)
+            self._window.fail(stream, name.sequence, time.monotonic() + news.retry_s)
+            return
         self._window.settle(stream, name.sequence)
         if self._overflow is not None:
-            self._overflow.damaged(damaged)
+            self._overflow.damaged(news)

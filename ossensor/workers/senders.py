@@ -6,6 +6,7 @@ Nothing here decides anything, and nothing of the main thread's is touched: jobs
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -17,7 +18,7 @@ from ossensor.transport.client import Client, Job, Result
 from ossensor.transport.protocol import Account, BatchId
 
 from .route import ends_the_process
-from .spool import Damaged
+from .spool import Damaged, Unread
 
 Read = Callable[[Spooled], tuple[memoryview, Account]]
 
@@ -26,7 +27,7 @@ class Senders:
     """As many attempts at once as there are clients; `read` opens a file of the spool."""
 
     def __init__(
-        self, clients: Sequence[Client], read: Read | None, report: Callable[[Result | Damaged], None]
+        self, clients: Sequence[Client], read: Read | None, report: Callable[[Result | Damaged | Unread], None]
     ) -> None:
         self._clients = clients
         self._read = read
@@ -66,11 +67,13 @@ class Senders:
                     generation = job.stamp.generation
                 self._report(self._attempt(client, job, spooled))
 
-    def _attempt(self, client: Client, job: Job, spooled: Spooled | None) -> Result | Damaged:
+    def _attempt(self, client: Client, job: Job, spooled: Spooled | None) -> Result | Damaged | Unread:
         if spooled is None or self._read is None:
             return client.send(job)
         try:
             section, account = self._read(spooled)
         except DamagedError as e:
             return Damaged(spooled, str(e))
+        except OSError as e:
+            return Unread(spooled, os.strerror(e.errno or 0))
         return client.send(replace(job, section=section, account=account))

@@ -32,8 +32,9 @@ _DAMAGED: Final = ".damaged"
 # At most so many batches at once on their way to the disk: their slots are taken anyway, and a stop waits for them.
 _PENDING: Final = 4
 _RETRY_S: Final = 5.0
-# What may pass by itself: no room, too many files of others.
-_PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENFILE, errno.EMFILE})
+# What may pass by itself, and says nothing of a file: no room, too many files of others, no memory in the kernel, which
+# a container's limit counts, too.
+_PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENFILE, errno.EMFILE, errno.ENOMEM})
 
 
 class Order(NamedTuple):
@@ -60,6 +61,15 @@ class Damaged:
 
     spooled: Spooled
     why: str
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A file that a sender could not read now."""
+
+    spooled: Spooled
+    why: str
+    retry_s: float = _RETRY_S
 
 
 class Spool:
@@ -140,10 +150,12 @@ class Spool:
             (self._folder / spooled.name).rename(self._folder / (spooled.name + _DAMAGED))
 
     def read(self, spooled: Spooled) -> tuple[memoryview, Account]:
-        """From any thread. Raises DamagedError, also when the file cannot be read."""
+        """From any thread. Raises DamagedError, also when the file cannot be read; OSError for what may pass."""
         try:
             data = (self._folder / spooled.name).read_bytes()
         except OSError as e:
+            if e.errno in _PASSING:
+                raise
             raise DamagedError(f"it cannot be read: {e.strerror}") from e
         return opened(spooled, data)
 

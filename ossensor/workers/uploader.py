@@ -45,14 +45,14 @@ from .route import Addresses, Route
 from .scheduler import Scheduler
 from .selfreport import SelfReport
 from .senders import Senders
-from .spool import Damaged, Written
+from .spool import Damaged, Unread, Written
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from .metrics import Exporter, Scrape
 
-    News = Result | Proof | Addresses | Written | Damaged | Answer | Scrape
+    News = Result | Proof | Addresses | Written | Damaged | Unread | Answer | Scrape
 
 log = logging.getLogger(__name__)
 
@@ -244,8 +244,8 @@ class Uploader:
                 case Written():
                     if self._overflow is not None and self._overflow.written(news):
                         self._moved()
-                case Damaged():
-                    self._delivery.damaged(news)
+                case Damaged() | Unread():
+                    self._delivery.unsent(news)
                 case Answer():
                     self._answered(news)
                 case _ if self._exporter is not None:
