@@ -99,10 +99,12 @@ class Spool:
         names = sorted(os.listdir(self._folder))  # noqa: PTH208  names are what is wanted
         for name in names:
             if name.endswith(_PART) and Spooled.parse(name.removesuffix(_PART) + SUFFIX) is not None:
-                (self._folder / name).unlink()
+                with suppress(OSError):  # as below
+                    (self._folder / name).unlink()
         there = [spooled for name in names if (spooled := Spooled.parse(name)) is not None]
         for spooled in there:
-            self._sizes[spooled.name] = (self._folder / spooled.name).stat().st_size
+            with suppress(OSError):  # one bad inode (EIO, EUCLEAN) is that file's affair: reading it will tell
+                self._sizes[spooled.name] = (self._folder / spooled.name).stat().st_size
         self.bytes = sum(self._sizes.values())
         return there
 

@@ -6,6 +6,7 @@ import errno
 import os
 import queue
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -71,6 +72,40 @@ def test_half_a_file_of_a_killed_life_is_removed_and_strangers_are_left_alone(tm
 
     assert Disk(tmp_path).spool.found() == []
     assert names(tmp_path) == ["notes.part", "notes.txt", "old.part"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EUCLEAN, errno.ENOENT])
+def test_one_file_that_cannot_be_looked_at_keeps_the_others_from_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    disk = Disk(tmp_path)
+    for sequence in range(3):
+        disk.write(sequence)
+    size = (tmp_path / spooled(0).name).stat().st_size
+    part = tmp_path / spooled(9).name.replace(".pcapng", ".part")
+    part.write_bytes(b"half")
+    bad = {tmp_path / spooled(1).name, part}
+
+    def failing(name: str) -> Callable[[Path], object]:
+        does = getattr(Path, name)
+
+        def fail(path: Path) -> object:
+            if path in bad:
+                raise OSError(number, os.strerror(number))
+            return does(path)
+
+        return fail
+
+    with monkeypatch.context() as broken:
+        for name in ("stat", "unlink", "read_bytes"):
+            broken.setattr(Path, name, failing(name))
+        successor = Disk(tmp_path).spool
+        found = successor.found()
+        with pytest.raises(DamagedError, match=os.strerror(number)):
+            successor.read(spooled(1))
+
+    assert (found, successor.bytes) == ([spooled(n) for n in range(3)], 2 * size)
+    assert bytes(successor.read(spooled(2))[0]) == SECTION
 
 
 def test_names_that_are_found_are_flushed_before_anyone_relies_on_them(
