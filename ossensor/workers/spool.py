@@ -25,13 +25,14 @@ from typing import Final, NamedTuple
 
 from ossensor.durable import sync_folder
 from ossensor.spoolfile import LONGEST_TRAILER_BYTES, SUFFIX, DamagedError, Spooled, opened, trailer
-from ossensor.transport.protocol import Account
+from ossensor.transport.protocol import MAX_SECTION_BYTES, Account
 
 _PART: Final = ".part"
 _DAMAGED: Final = ".damaged"
 # At most so many batches at once on their way to the disk: their slots are taken anyway, and a stop waits for them.
 _PENDING: Final = 4
 _RETRY_S: Final = 5.0
+_LONGEST_BYTES: Final = MAX_SECTION_BYTES + LONGEST_TRAILER_BYTES
 # What may pass by itself, and says nothing of a file: no room, too many files of others, no memory in the kernel, which
 # a container's limit counts, too.
 _PASSING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENFILE, errno.EMFILE, errno.ENOMEM})
@@ -153,8 +154,11 @@ class Spool:
 
     def read(self, spooled: Spooled) -> tuple[memoryview, Account]:
         """From any thread. Raises DamagedError, also when the file cannot be read; OSError for what may pass."""
+        path = self._folder / spooled.name
         try:
-            data = (self._folder / spooled.name).read_bytes()
+            if path.stat().st_size > _LONGEST_BYTES:  # a damaged size may be one that no memory holds
+                raise DamagedError("it is longer than any batch")
+            data = path.read_bytes()
         except OSError as e:
             if e.errno in _PASSING:
                 raise

@@ -154,6 +154,15 @@ def test_a_damaged_file_is_set_aside_and_not_found_again(tmp_path: Path) -> None
         disk.spool.read(spooled(0))
 
 
+def test_a_file_of_a_size_that_no_memory_holds_is_damaged(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    disk.write(0)
+    (path,) = tmp_path.iterdir()
+    os.truncate(path, 1 << 42)
+    with pytest.raises(DamagedError, match="it is longer than any batch"):
+        disk.spool.read(spooled(0))
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_leaves_nothing_behind_and_is_tried_again_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
