@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -177,11 +179,45 @@ _COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
 }
 
 
+# What goes on whoever reads. What the others have to say is read, or nobody wants it.
+_SERVING: Final = frozenset({"run", "vsensor", "consume"})
+
+
 def main(argv: list[str] | None = None) -> int:
     """The exit code of the command: see errors.Exit; 2 for a command line that cannot be read."""
     argv = sys.argv[1:] if argv is None else argv
+    _open_standard_streams()
     arguments = make_parser(argv).parse_args(argv)
-    return _COMMANDS[arguments.command](arguments)
+    command = _COMMANDS[arguments.command]
+    if arguments.command in _SERVING:
+        return command(arguments)
+    code = 0
+    try:
+        code = command(arguments)
+        if not sys.stdout.closed:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever was reading has enough. Python would try to flush the rest at its end, and complain.
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+    return code
+
+
+def _open_standard_streams() -> None:
+    """Where one is not there (`>&-`), /dev/null is; and none fails of a letter that its encoding does not have.
+
+    Else the next file or socket of ours has its number: the vSensor's lines went into a file of the store.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # has the lowest number that is free, which is this one
+            os.set_inheritable(fd, True)
+            setattr(sys, name, open(fd, "w" if fd else "r", encoding="utf-8", closefd=False))  # noqa: SIM115  stays
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import sys
 from typing import Any
@@ -48,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
         return Exit.CONFIGURATION
     for remark in remarks:
         sys.stderr.write(f"ossensor: note: {remark}\n")
-    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+    # Legible where it can be: another encoding's bytes would not be JSON (RFC 8259 section 8.1).
+    in_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=not in_utf8)
     sys.stdout.write("\n")
     return Exit.DRAINED
 

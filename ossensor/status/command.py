@@ -59,10 +59,20 @@ def health(environ: Mapping[str, str], *, address: str = "") -> int:
     try:
         document = ask(_found(environ, address).address)
     except (ConfigurationError, NoAnswerError) as e:
-        sys.stdout.write(f"unhealthy: {e}\n")
+        _tell(f"unhealthy: {e}")
         return _NOBODY
-    sys.stdout.write(text.verdict(document) + "\n")
+    _tell(text.verdict(document))
     return _NOBODY if document["health"] == "unhealthy" else Exit.DRAINED
+
+
+def _tell(line: str) -> None:
+    """The exit code is what a health check is for, also where nobody reads."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with suppress(OSError):
+            sys.stdout.close()
 
 
 def _found(environ: Mapping[str, str], address: str) -> StatusSettings:

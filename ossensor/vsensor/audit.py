@@ -14,7 +14,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -193,10 +193,15 @@ def run(stores: Sequence[str], *, as_json: bool, deep: bool = False) -> int:
     except ConfigurationError as e:
         sys.stderr.write("".join(f"ossensor: {fault}\n" for fault in e.faults))
         return Exit.CONFIGURATION
-    if as_json:
-        sys.stdout.write(json.dumps([audited.as_json() for audited in found], indent=2) + "\n")
-    else:
-        _print(found)
+    try:
+        if as_json:
+            sys.stdout.write(json.dumps([audited.as_json() for audited in found], indent=2) + "\n")
+        else:
+            _print(found)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever was reading has enough; the verdict is for whoever asks for the exit code
+        with suppress(OSError):
+            sys.stdout.close()
     # Beside the findings, on which they have no bearing: what no index names was acknowledged to nobody.
     sys.stderr.write("".join(f"ossensor: {path}: no index names this file\n" for path in strangers))
     return 0 if all(audited.good for audited in found) else 1

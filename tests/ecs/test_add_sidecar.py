@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -404,3 +405,16 @@ def test_a_computed_environment_is_refused_and_not_overwritten(add: Any) -> None
     (refusal,) = add(resource).refusals
 
     assert refusal.startswith("container 'ossensor': Environment is no list, or computed")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_comes_out_is_json_whatever_the_locale(encoding: str) -> None:
+    given = copy.deepcopy(API["log to be shared"])
+    given["containerDefinitions"][0].setdefault("dockerLabels", {})["owner"] = "Jürgen 日本"
+    argv = [sys.executable, "-m", "ossensor", "ecs", "add-sidecar", *ARGUMENTS]
+    environ = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(argv, input=json.dumps(given).encode(), capture_output=True, check=True, env=environ)
+
+    out = json.loads(done.stdout)
+    assert out["containerDefinitions"][0]["dockerLabels"]["owner"] == "Jürgen 日本"
+    assert ("Jürgen 日本".encode() in done.stdout) == (encoding == "utf-8")

@@ -215,6 +215,15 @@ def test_a_store_with_a_hole_ends_with_1_and_programs_can_read_why(
     assert audited["finding"]["holes"] == [{"first": 1, "count": 2, "packets": 15}]
 
 
+@pytest.mark.parametrize("more", ["", "--json"])
+def test_the_verdict_is_the_exit_code_also_when_nobody_reads_on(tmp_path: Path, more: str) -> None:
+    store(tmp_path, batch(0, 0, 10), *(batch(n, 25, 5) for n in range(3, 4000, 2)))
+    argv = f"exec 3> >(:); wait $!; {sys.executable} -m ossensor audit {tmp_path} {more} >&3"
+    done = subprocess.run(["bash", "-c", argv], capture_output=True, check=False)
+
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_a_file_that_is_shorter_than_its_batches_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store(tmp_path, batch(0, 0, 10), batch(1, 10, 5, received=15, final=1), file_bytes=19)
 

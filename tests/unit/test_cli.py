@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +37,54 @@ def test_each_command_has_its_arguments_when_it_is_called(capsys: pytest.Capture
             texts.append(capsys.readouterr().out)
         assert texts[0] == texts[1]
         assert f"  {command}" in everything
+
+
+_OPENS = """
+import os
+from ossensor import cli
+cli._COMMANDS["run"] = lambda _: os.write(9, b"%d" % os.open("/", os.O_RDONLY))
+cli.main(["run"])
+"""
+SETTINGS = {"VSENSOR_HOSTNAME": "x", "VSENSOR_HMAC_KEY": "k" * 32, "OSSENSOR_CONFIG_PATH": "/dev/null/none"}
+
+
+def shell(line: str, **environ: str) -> subprocess.CompletedProcess[bytes]:
+    argv = ["bash", "-c", line.replace("ossensor", f"{sys.executable} -m ossensor")]
+    return subprocess.run(argv, capture_output=True, check=False, env={**os.environ, **SETTINGS, **environ})
+
+
+@pytest.mark.parametrize("command", ["check", "check --json", "interfaces", "health", "antigena list", "audit /none"])
+@pytest.mark.parametrize("closed", [">&-", "0<&- >&- 2>&-"])
+def test_standard_streams_that_are_not_there_change_no_exit_code(command: str, closed: str) -> None:
+    as_ever = shell(f"ossensor {command} </dev/null", OSSENSOR_STATUS_SOCKET="@nobody-listens-here")
+    done = shell(f"ossensor {command} {closed}", OSSENSOR_STATUS_SOCKET="@nobody-listens-here")
+
+    assert done.returncode == as_ever.returncode
+    assert done.stdout in {as_ever.stdout, b""}
+    assert done.stderr in {as_ever.stderr, b""}
+
+
+def test_no_file_or_socket_of_ours_has_the_number_of_a_standard_stream(tmp_path: Path) -> None:
+    """The lock of a store had 1, and got the vSensor's lines."""
+    script = tmp_path / "script.py"
+    script.write_text(_OPENS)
+    done = shell(f"{sys.executable} {script} 9>&1 0<&- >&- 2>&-")
+
+    assert done.stdout == b"3"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command,code", [("check", 0), ("check --json", 0), ("interfaces", 0), ("health", 1)])
+def test_whoever_reads_may_have_enough(command: str, code: int, unbuffered: str) -> None:
+    environ = {"OSSENSOR_STATUS_SOCKET": "@nobody-listens-here", "PYTHONUNBUFFERED": unbuffered}
+    done = shell(f"exec 3> >(:); wait $!; ossensor {command} >&3", **environ)
+
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
+def test_a_letter_that_the_terminal_has_not_is_shown_by_its_number() -> None:
+    environ = {"PYTHONIOENCODING": "ascii", "OSSENSOR_SPOOL_DIR": "/var/spööl", "PYTHONUTF8": "1"}
+    done = shell("ossensor check", **environ)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"/var/sp\\xf6\\xf6l " in done.stdout
