@@ -202,8 +202,14 @@ def _wanted(args: argparse.Namespace, layout: Layout, ledger: Ledger) -> Wanted:
     _check_out(args.out, layout, faults)
     if faults:
         raise ConfigurationError(faults)
-    earliest_ns = _ALWAYS.earliest_ns if since_ns is None else since_ns
-    return Wanted(Span(earliest_ns, _ALWAYS.latest_ns if until_ns is None else until_ns - 1), chosen, passes)
+    # What is beyond is beyond SQLite's integers, too (2262), and has no packet.
+    earliest_ns = _ALWAYS.earliest_ns if since_ns is None else _held(since_ns)
+    latest_ns = _ALWAYS.latest_ns if until_ns is None else _held(until_ns - 1)
+    return Wanted(Span(earliest_ns, latest_ns), chosen, passes)
+
+
+def _held(ns: int) -> int:
+    return min(max(ns, _ALWAYS.earliest_ns), _ALWAYS.latest_ns)
 
 
 def _moment(name: str, text: str | None, faults: list[str]) -> int | None:

@@ -88,6 +88,10 @@ def test_everything_comes_out_as_it_was_stored_merged_by_time(extract: Any, stor
         (str(START_S + 998), None, range(998, 1000)),
         (None, str(START_S + 2), range(2)),
         (str(START_S + 5000), None, range(0)),
+        (str(START_S + 998), "9999-12-31T23:59:59Z", range(998, 1000)),
+        ("0001-01-01T00:00:00Z", str(START_S + 2), range(2)),
+        ("0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z", range(0)),
+        ("99999999998", "99999999999", range(0)),
     ],
 )
 def test_from_is_the_first_moment_and_to_the_first_that_is_not_wanted(
