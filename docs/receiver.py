@@ -1,4 +1,4 @@
-"""A vSensor in some ninety lines, to be read beside protocol.md. It keeps what it must remember in memory: not for use.
+"""A vSensor in some hundred lines, to be read beside protocol.md. It keeps what it must remember in memory: not for use.
 
 python receiver.py KEY_FILE CERTIFICATE PRIVATE_KEY PORT FOLDER
 """
@@ -17,6 +17,7 @@ import zstandard
 
 PARAMETERS = r';created=(\d+);keyid="(\w+)";alg="hmac-sha256";nonce="([^"]+)";tag="([^"]+)"'
 SIGNED = re.compile(rf"ossensor=(\(([^)]*)\){PARAMETERS})")
+CONTROL = re.compile(r"/v1/sensors/([^/]+)/(registration|introduction)")
 BATCH = re.compile(r"/v1/sensors/([^/]+)/epochs/(\w{32})/interfaces/([^/]+)/batches/(\d+)")
 
 
@@ -66,7 +67,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         fields, now = {name.lower(): value for name, value in self.headers.items()}, int(time.time())
         body = self.rfile.read(int(fields.get("content-length", "0")))
         tag = "ossensor-data" if self.command == "PUT" else "ossensor-control"
-        signed, headers, status = verify(self.server.key, self.command, path, query, fields, tag), {}, 401
+        if not (BATCH if self.command == "PUT" else CONTROL).fullmatch(path):  # Antigena, too, which this one has not
+            signed, headers, status = None, {}, 404
+        else:
+            signed, headers, status = verify(self.server.key, self.command, path, query, fields, tag), {}, 401
         if signed:
             status, outcome = self.judge(path, fields, body, *signed, now)
             ours = {"ossensor-outcome": outcome, "ossensor-time": str(now)}
@@ -83,8 +87,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def judge(self, path: str, fields: dict, body: bytes, created: int, nonce: str, now: int) -> tuple[int, str]:
         batch = BATCH.fullmatch(path)
-        if self.command == "PUT" and not batch:
-            return 422, "malformed"
         if abs(now - created) > 60 or created <= self.started:
             return 401, "stale"
         if nonce in self.nonces:

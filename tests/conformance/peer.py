@@ -102,7 +102,7 @@ class Peer:
         """`after_signing` replaces fields, and `sent_body` the body, under the signature that was made without them."""
         authority = urlsplit(self.url).netloc
         request = Request(method, f"https://{authority}{path}")
-        request.headers["Content-Type"] = CONTROL_TYPE if tag == TAG_CONTROL else CONTENT_TYPE
+        request.headers["Content-Type"] = CONTENT_TYPE if method == "PUT" else CONTROL_TYPE
         request.headers.update(fields or {})
         digest = hashlib.sha256(body).digest()
         # A second ahead: what was signed in the second of the receiver's start is stale, and rightly so.

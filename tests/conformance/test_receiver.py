@@ -11,9 +11,19 @@ from typing import Any
 
 import pytest
 import zstandard
-from peer import Peer, section
+from peer import SENSOR, Peer, section
 
-from ossensor.transport.protocol import FIELD_CERTIFICATE, FIELD_FLOOR, FIELD_TIME, TAG_CONTROL, TAG_DATA, Welcome
+from ossensor.transport.orders import Orders, Report
+from ossensor.transport.protocol import (
+    FIELD_CERTIFICATE,
+    FIELD_FLOOR,
+    FIELD_TIME,
+    TAG_CONTROL,
+    TAG_DATA,
+    TAG_ORDER,
+    Welcome,
+    antigena_path,
+)
 from ossensor.transport.signing import Key
 
 STORED, PRESENT = (201, "stored"), (200, "present")
@@ -125,6 +135,19 @@ def test_nobody_is_told_anything_by_a_receiver_that_he_has_no_key_of(
 
 def test_a_registration_signed_for_batches_is_nobodys(peer: Peer) -> None:
     assert peer.register(tag=TAG_DATA).said == NOBODY
+
+
+def test_what_means_nothing_to_it_is_not_there(peer: Peer) -> None:
+    assert peer.send("POST", "/v1/sensors/conformance/later", b"{}", tag=TAG_CONTROL).said == (404, None)
+
+
+def test_without_antigena_it_says_so_by_404(peer: Peer) -> None:
+    """A 401 would have the sensor complain of the key."""
+    report = Report("enforce").body
+    answer = peer.send("POST", antigena_path(SENSOR), report, tag=TAG_ORDER)
+
+    assert answer.said in {(404, None), (200, "registered")}
+    assert answer.outcome is None or Orders.parse(answer.body)
 
 
 def test_another_path_under_a_good_signature_is_nobodys(peer: Peer, epoch: str) -> None:
