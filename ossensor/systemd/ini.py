@@ -51,7 +51,7 @@ def migrated(text: str, load: Callable[[Mapping[str, str]], Loaded]) -> Migrated
     remarks += [f"{name!r} is no option that is known here, and is left out" for name in unknown]
     remarks += [f"{name!r} goes on in a line that is indented" for name, value in options.items() if "\n" in value]
     host, colon, port = settings.get(HOSTNAME, "").rpartition(":")
-    if colon and port.isdigit() and ":" not in host.strip("[]"):
+    if colon and port.isdigit() and (":" not in host or (host[0], host[-1]) == ("[", "]")):
         settings |= {HOSTNAME: host, _PORT: port}
         remarks.append(f"the port in 'vSensor' becomes {_PORT}")
     for name in (DEVICE, EXCLUDE):

@@ -125,6 +125,21 @@ def test_every_option_becomes_its_variable_and_the_key_stays_apart() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "given,host,port",
+    [
+        ("v.example:8443", "v.example", "8443"),
+        ("192.0.2.1:8443", "192.0.2.1", "8443"),
+        ("[2001:db8::1]:8443", "[2001:db8::1]", "8443"),
+        ("[2001:db8::1]", "[2001:db8::1]", None),
+    ],
+)
+def test_a_port_behind_the_vsensor_becomes_a_setting_of_its_own(given: str, host: str, port: str | None) -> None:
+    settings = migrated(f"[osSensor]\nvsensor={given}\nkey={SECRET}\n", load).settings
+
+    assert (settings["VSENSOR_HOSTNAME"], settings.get("VSENSOR_PORT")) == (host, port)
+
+
 def test_unknown_options_and_sections_and_any_device_are_remarked_upon() -> None:
     text = f"[other]\na=1\n[OSSENSOR]\nvsensor=v\nkey={SECRET}\ndevice=any\ncolour=red\n"
 
