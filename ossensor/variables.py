@@ -184,7 +184,8 @@ class Form(BaseSettings):
     )
     spool_dir: Annotated[Path | None, BeforeValidator(values.folder)] = _variable(
         "OSSENSOR_SPOOL_DIR",
-        "Where batches wait on disk when memory runs short while the vSensor is away, and over a stop. Empty: nowhere.",
+        "Where batches wait on disk when memory runs short while the vSensor is away, and over a stop. No other sensor"
+        " may use it. Empty: nowhere.",
         "the path of a folder; it is made when it is not there",
     )
     spool_mb: _Whole = _number("OSSENSOR_SPOOL_MB", "MiB of batches on disk, at most.", 4, 1 << 20, default=1024)
