@@ -25,7 +25,7 @@ from ossensor.spoolfile import Spooled
 from ossensor.transport.compression import Advice
 from ossensor.transport.protocol import BatchId
 
-from .lines import Holdings, InSlot, OnDisk, Plan, stream_of
+from .lines import Holdings, InSlot, Line, OnDisk, Plan, stream_of
 from .spool import Damaged, Order, Spool, Written
 
 log = logging.getLogger(__name__)
@@ -86,9 +86,11 @@ class Overflow:
         """Orders what should go to the disk now."""
         now_s = time.monotonic()
         self._rescuing = rescue
+        if not self.spool.broken and not any(line.consumer.held > _spare(line) for line in self._lines.values()):
+            self.trouble = ""  # it may have passed, and may be long before it is tried again: nothing has to go there
         for line in self._lines.values():
             writing = sum(1 for name in line.in_slots if name in self._writing or name in self._copies)
-            spare = 0 if rescue else line.consumer.region.count // 2
+            spare = 0 if rescue else _spare(line)
             for name, item in reversed(line.in_slots.items()):
                 if line.consumer.held - writing <= spare:
                     break
@@ -167,3 +169,8 @@ class Overflow:
             why=damaged.why,
         )
         log.error("a batch in the spool is damaged, and lost", extra=where)
+
+
+def _spare(line: Line) -> int:
+    """How many of its slots may wait for the vSensor."""
+    return line.consumer.region.count // 2

@@ -27,6 +27,8 @@ from ossensor.durable import sync_folder
 from ossensor.spoolfile import LONGEST_TRAILER_BYTES, SUFFIX, DamagedError, Spooled, opened, trailer
 from ossensor.transport.protocol import MAX_SECTION_BYTES, Account
 
+from .route import ends_the_process
+
 _PART: Final = ".part"
 _DAMAGED: Final = ".damaged"
 # At most so many batches at once on their way to the disk: their slots are taken anyway, and a stop waits for them.
@@ -88,7 +90,7 @@ class Spool:
         self.broken = False
         self._not_before_s = 0.0
         self._refuses = ""  # the thread's: why it writes nothing any more; `broken` is what the main thread heard of it
-        threading.Thread(target=self._write_all, name="spool", daemon=True).start()
+        threading.Thread(target=self._work, name="spool", daemon=True).start()
 
     def found(self) -> list[Spooled]:
         """What earlier lives left, oldest first. Raises OSError.
@@ -166,6 +168,10 @@ class Spool:
         return opened(spooled, data)
 
     # -- the thread -----------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        with ends_the_process():
+            self._write_all()
 
     def _write_all(self) -> None:
         while True:
