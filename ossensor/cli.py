@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -200,6 +201,9 @@ def main(argv: list[str] | None = None) -> int:
         # Whoever was reading has enough. Python would try to flush the rest at its end, and complain.
         with contextlib.suppress(OSError):
             sys.stdout.close()
+    except KeyboardInterrupt:
+        # Whoever waits has enough, too: as a shell calls what SIGINT ended.
+        return 128 + signal.SIGINT
     return code
 
 

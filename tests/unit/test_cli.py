@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,21 @@ def test_a_letter_that_the_terminal_has_not_is_shown_by_its_number() -> None:
 
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"/var/sp\\xf6\\xf6l " in done.stdout
+
+
+_WAITS = """
+import time
+from ossensor import cli
+cli._COMMANDS["audit"] = lambda _: print("waits", flush=True) or time.sleep(600)
+raise SystemExit(cli.main(["audit", "store"]))
+"""
+
+
+def test_ctrl_c_ends_what_takes_long_without_a_traceback() -> None:
+    with subprocess.Popen([sys.executable, "-c", _WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == b"waits\n"
+        waiting.send_signal(signal.SIGINT)
+        _, told = waiting.communicate(timeout=120)
+
+    assert (waiting.returncode, told) == (130, b"")
