@@ -42,7 +42,7 @@ def status(environ: Mapping[str, str], *, watch: bool = False, as_json: bool = F
                 )
             sys.stdout.flush()
     except ConfigurationError as e:
-        return _refused(e)
+        return _refused(e, as_json=as_json)
     except NoAnswerError as e:
         return _no_answer(e, found, as_json=as_json)
     except BrokenPipeError:
@@ -89,7 +89,9 @@ def _documents(address: str, *, again: bool) -> Iterator[dict[str, Any]]:
         yield ask(address)
 
 
-def _refused(error: ConfigurationError) -> int:
+def _refused(error: ConfigurationError, *, as_json: bool) -> int:
+    if as_json:
+        sys.stdout.write(json.dumps({"error": "the settings do not say where to ask", "faults": error.faults}) + "\n")
     for fault in error.faults:
         sys.stderr.write(f"ossensor: {fault}\n")
     return Exit.CONFIGURATION

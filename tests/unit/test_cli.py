@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -107,3 +108,12 @@ def test_ctrl_c_ends_what_takes_long_without_a_traceback() -> None:
         _, told = waiting.communicate(timeout=120)
 
     assert (waiting.returncode, told) == (130, b"")
+
+
+@pytest.mark.parametrize("address", ["off", "relative/path", "@" + "x" * 108])
+def test_status_as_json_is_json_also_where_the_address_is_wrong(address: str) -> None:
+    done = shell("ossensor status --json", OSSENSOR_STATUS_SOCKET=address)
+    told = json.loads(done.stdout)
+
+    assert done.returncode == 78
+    assert done.stderr.decode() == "".join(f"ossensor: {fault}\n" for fault in told["faults"])
