@@ -25,6 +25,7 @@ SELECT b.sensor, b.interface, b.epoch, b.sequence, b.packets, b.books, b.repeats
   b.file, b.offset, b.length, f.length, b.earliest_ns, b.latest_ns, coalesce(f.removed, 0)
 FROM batches AS b LEFT JOIN files AS f ON f.file = b.file
 """
+_ENTRIES_OF: Final = f"{_ENTRIES} WHERE b.sensor = ? AND b.interface = ? AND b.epoch = ? ORDER BY b.sequence"
 # Unknown times, of an older layout's rows, may be any.
 _FILES_WITHIN: Final = """
 SELECT file FROM files WHERE file >= ? AND file < ? AND NOT removed
@@ -94,9 +95,13 @@ class Removal(NamedTuple):
 
 
 # The members of Removal, in its order.
-_REMOVALS: Final = """
+_REMOVALS_OF: Final = """
 SELECT sensor, interface, epoch, first, last, packets, first_packet, books, repeats, first_received_ns, last_received_ns
-FROM removals ORDER BY sensor, interface, epoch, first
+FROM removals WHERE sensor = ? AND interface = ? AND epoch = ? ORDER BY first
+"""
+_STREAMS: Final = """
+SELECT sensor, interface, epoch FROM batches UNION SELECT sensor, interface, epoch FROM removals
+ORDER BY sensor, interface, epoch
 """
 
 
@@ -145,9 +150,16 @@ class Ledger:
         schema.check_sound(self._db, self._path)
 
     def batches(self) -> Iterator[Entry | Removal]:
-        """All that is stored, and all that was removed, in the order of sensor, interface, epoch and sequence."""
-        entries = self._db.execute(f"{_ENTRIES} ORDER BY b.sensor, b.interface, b.epoch, b.sequence")
-        return heapq.merge(map(Entry._make, entries), map(Removal._make, self._db.execute(_REMOVALS)), key=_place)
+        """All that is stored, and all that was removed, in the order of sensor, interface, epoch and sequence.
+
+        One stream's rows at a time, as they were at one moment; for the reason that `within` has.
+        """
+        for stream in self._db.execute(_STREAMS).fetchall():
+            self._db.execute("BEGIN")
+            entries: list[Entry | Removal] = [Entry._make(row) for row in self._db.execute(_ENTRIES_OF, stream)]
+            removals = [Removal._make(row) for row in self._db.execute(_REMOVALS_OF, stream)]
+            self._db.execute("COMMIT")
+            yield from heapq.merge(entries, removals, key=_place)
 
     def files(self) -> Iterator[str]:
         """The name of every file that the index knows."""

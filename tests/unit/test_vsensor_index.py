@@ -87,6 +87,28 @@ def test_times_are_kept_for_each_batch_and_around_each_file(tmp_path: Path) -> N
     assert [entry.span for entry in entries] == spans
 
 
+def test_whoever_works_through_the_batches_keeps_no_log_from_being_emptied(tmp_path: Path) -> None:
+    """An audit --deep takes hours, and the log of a vSensor that runs would have grown by gigabytes."""
+    with closing(Index(tmp_path / "index.sqlite")) as index:
+        index.add_file("f")
+
+        def commit(epoch: int) -> None:
+            stream = STREAM._replace(epoch=f"{epoch:032x}")
+            index.commit([Row(BatchId(stream, n), 0, "f", 10 * n, 10, 1, n, None) for n in range(3)])
+
+        for epoch in range(3):
+            commit(epoch)
+        with Ledger(Layout(tmp_path)) as ledger:
+            batches = ledger.batches()
+            found = [next(batches)]
+            commit(7)
+            busy, *_ = index._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            found += batches
+
+    assert busy == 0
+    assert [batch.first for batch in found] == [0, 1, 2] * 3
+
+
 def test_what_is_received_is_stored_with_its_times(tmp_path: Path) -> None:
     with Running(tmp_path) as running:
         outcomes = [running.send(n, made(n + 7, n + 5, told=(n + 5, n + 7))).outcome for n in range(3)]
