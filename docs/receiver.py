@@ -1,4 +1,4 @@
-"""A vSensor in some hundred lines, to be read beside protocol.md. It keeps what it must remember in memory: not for use.
+"""A vSensor in some hundred lines, to be read beside protocol.md. What it must remember is in memory: not for use.
 
 python receiver.py KEY_FILE CERTIFICATE PRIVATE_KEY PORT FOLDER
 """
