@@ -192,17 +192,18 @@ def main(argv: list[str] | None = None) -> int:
     command = _COMMANDS[arguments.command]
     if arguments.command in _SERVING:
         return command(arguments)
-    code = 0
+    # As a shell calls what SIGPIPE and SIGINT ended: whoever was reading, or waiting, has enough. A command that had
+    # come to its end by then says how that was.
+    code: int = 128 + signal.SIGPIPE
     try:
         code = command(arguments)
         if not sys.stdout.closed:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever was reading has enough. Python would try to flush the rest at its end, and complain.
+        # Python would try to flush the rest at its end, and complain.
         with contextlib.suppress(OSError):
             sys.stdout.close()
     except KeyboardInterrupt:
-        # Whoever waits has enough, too: as a shell calls what SIGINT ended.
         return 128 + signal.SIGINT
     return code
 

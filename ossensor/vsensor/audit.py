@@ -199,11 +199,11 @@ def run(stores: Sequence[str], *, as_json: bool, deep: bool = False) -> int:
         else:
             _print(found)
         sys.stdout.flush()
+        # Beside the findings, on which they have no bearing: what no index names was acknowledged to nobody.
+        sys.stderr.write("".join(f"ossensor: {path}: no index names this file\n" for path in strangers))
     except BrokenPipeError:  # whoever was reading has enough; the verdict is for whoever asks for the exit code
         with suppress(OSError):
             sys.stdout.close()
-    # Beside the findings, on which they have no bearing: what no index names was acknowledged to nobody.
-    sys.stderr.write("".join(f"ossensor: {path}: no index names this file\n" for path in strangers))
     return 0 if all(audited.good for audited in found) else 1
 
 

@@ -208,17 +208,27 @@ class Store:
     def _count(self, repeats: list[Repeat]) -> None:
         # Before the answer, so that what a sensor was told is in the books. But the batch is stored whether its repeat
         # can be counted or not: an index that cannot be written is no reason to have it sent a third time.
+        outcome = Outcome.PRESENT
         try:
+            self._index.insist_on_name()
             self._index.count_repeats(repeat.batch for repeat in repeats)
+        except OSError as e:  # what says that it is stored is gone
+            self._complain(e)
+            outcome = Outcome.STORE_FAILED
         except sqlite3.Error as e:
             self._complain(e)
         for repeat in repeats:
-            repeat.done.set_result(Outcome.PRESENT)
+            repeat.done.set_result(outcome)
 
     def _turn(self, turn: Turn) -> None:
         if self._doubtful:
             # Rows of a failed commit may come back yet; what they name must not be closed, packed or removed.
             turn.done.set_result(Tidied())
+            return
+        try:
+            self._index.insist_on_name()
+        except OSError as e:  # files of these names may be another store's by now
+            turn.done.set_result(Tidied(trouble=str(e)))
             return
         turn.done.set_result(self._tidying.turn(time.monotonic()))
 

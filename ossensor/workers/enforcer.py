@@ -15,7 +15,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -78,7 +77,8 @@ class Enforcer:
         self._sockets = sockets
         self._heartbeat = heartbeat
         self._complaints = Complaints(log)
-        guards = Guards(protected=plan.protected, name_servers=_name_servers())
+        self._resolvers = _Resolvers()
+        guards = Guards(protected=plan.protected, name_servers=self._resolvers.name_servers())
         self._core = Core(self._empty_table(), guards, plan.mode)
         self._texts = {"orders": Parts(), "surroundings": Parts()}
         self._interfaces: frozenset[str] | None = None  # None: not told yet, so nothing may be ended
@@ -225,9 +225,8 @@ class Enforcer:
     def _look(self) -> None:
         """What time alone changes: orders begin and end, silence proves something, a report is due."""
         now_s = self._vsensor_now_s()
-        # Each time: DHCP and VPNs replace what names them. One that is being written, and empty, changes nothing.
-        spared = _name_servers() or self._core.guards.name_servers
-        self._core.guards = replace(self._core.guards, name_servers=spared)
+        # Each time: DHCP and VPNs replace what names them.
+        self._core.guards = replace(self._core.guards, name_servers=self._resolvers.name_servers())
         self._count_unseen(now_s)
         for packet in self._core.judge(now_s):
             self._send(packet)
@@ -302,13 +301,25 @@ class Enforcer:
             log.log(STATS, "Antigena stats", extra=fields(orders=len(self._done), **total))
 
 
-def _name_servers() -> frozenset[Address]:
-    """Whom this host asks for names, as of now."""
-    found: frozenset[Address] = frozenset()
-    for path in _RESOLVER_CONFIGURATIONS:
-        with suppress(OSError):
-            found |= name_servers(path.read_text(encoding="utf-8", errors="replace"))  # a comment may be in any
-    return found
+class _Resolvers:
+    """Whom this host asks for names, by what its files say."""
+
+    def __init__(self) -> None:
+        self._named: dict[Path, frozenset[Address]] = {}
+
+    def name_servers(self) -> frozenset[Address]:
+        """As of now; of a file that cannot be read, or is being written and empty, as of its last look."""
+        for path in _RESOLVER_CONFIGURATIONS:
+            try:
+                found = name_servers(path.read_text(encoding="utf-8", errors="replace"))  # a comment may be in any
+            except FileNotFoundError:
+                self._named.pop(path, None)
+                continue
+            except OSError:
+                continue
+            if found:
+                self._named[path] = found
+        return frozenset().union(*self._named.values())
 
 
 def _counts(tally: Tally) -> Counter[str]:

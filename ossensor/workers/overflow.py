@@ -86,7 +86,8 @@ class Overflow:
         """Orders what should go to the disk now."""
         now_s = time.monotonic()
         self._rescuing = rescue
-        if not self.spool.broken and not any(line.consumer.held > _spare(line) for line in self._lines.values()):
+        full = any(line.consumer.held > _spare(line) for line in self._lines.values())
+        if not (rescue or full or self.spool.broken):
             self.trouble = ""  # it may have passed, and may be long before it is tried again: nothing has to go there
         for line in self._lines.values():
             writing = sum(1 for name in line.in_slots if name in self._writing or name in self._copies)

@@ -75,13 +75,25 @@ def test_no_file_or_socket_of_ours_has_the_number_of_a_standard_stream(tmp_path:
     assert done.stdout == b"3"
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("command,code", [("check", 0), ("check --json", 0), ("interfaces", 0), ("health", 1)])
-def test_whoever_reads_may_have_enough(command: str, code: int, unbuffered: str) -> None:
-    environ = {"OSSENSOR_STATUS_SOCKET": "@nobody-listens-here", "PYTHONUNBUFFERED": unbuffered}
-    done = shell(f"exec 3> >(:); wait $!; ossensor {command} >&3", **environ)
+_PIPE = 128 + signal.SIGPIPE
 
-    assert (done.returncode, done.stderr) == (code, b"")
+
+@pytest.mark.parametrize(
+    "command,at_its_end,amid",
+    [("check", 0, _PIPE), ("check --json", 0, _PIPE), ("interfaces", 0, _PIPE), ("health", 1, 1)],
+)
+def test_whoever_reads_may_have_enough(command: str, at_its_end: int, amid: int) -> None:
+    """`amid`: where each line is written at once, and the command has not come to its end."""
+    for unbuffered, code in (("", at_its_end), ("1", amid)):
+        environ = {"OSSENSOR_STATUS_SOCKET": "@nobody-listens-here", "PYTHONUNBUFFERED": unbuffered}
+        done = shell(f"exec 3> >(:); wait $!; ossensor {command} >&3", **environ)
+        assert (done.returncode, done.stderr) == (code, b"")
+
+
+def test_faults_that_nobody_reads_are_no_success() -> None:
+    done = shell("exec 3> >(:); wait $!; ossensor check 2>&3", VSENSOR_PORT="none")
+
+    assert done.returncode == _PIPE
 
 
 def test_a_letter_that_the_terminal_has_not_is_shown_by_its_number() -> None:

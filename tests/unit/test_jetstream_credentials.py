@@ -38,6 +38,7 @@ def test_jwt_and_seed_are_found_however_lines_end(line_end: str) -> None:
         (WITHOUT_SEED, "no user's seed in it"),
         (SHORT_SEED, "no user's seed in it"),
         (IDENTITIES.file.replace(IDENTITIES.seed, "SA" + IDENTITIES.seed[2:]), "no user's seed in it"),  # an account's
+        (IDENTITIES.file.replace(IDENTITIES.seed, "SUZ" + IDENTITIES.seed[3:]), "no user's seed in it"),  # nobody's
         (IDENTITIES.file[: -len("\n------END USER NKEY SEED------\n\n")], "no user's seed in it"),  # half written
     ],
 )

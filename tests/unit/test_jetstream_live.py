@@ -464,7 +464,8 @@ def test_a_server_that_stands_still_with_batches_on_their_way_to_it_is_left_for_
         sink = Sink(link)
         task = asyncio.create_task(link.run(sink.listen))
         await link.until_good()
-        (still,) = (each for each in servers if str(each.port) in said[0])
+        (first,) = (line for line in said if line.startswith("connected to"))
+        (still,) = (each for each in servers if str(each.port) in first)
         (other,) = (each for each in servers if each is not still)
         for each in servers:
             each.process.send_signal(signal.SIGSTOP)
@@ -473,7 +474,9 @@ def test_a_server_that_stands_still_with_batches_on_their_way_to_it_is_left_for_
         assert set(await asyncio.gather(*sent)) == {Outcome.STORE_FAILED}
         other.process.send_signal(signal.SIGCONT)
         await until(lambda: link.ready and any(str(other.port) in line for line in said))
-        assert await sink.append(batch(0)) is Outcome.STORED
+        async with asyncio.timeout(120):
+            while await sink.append(batch(0)) is not Outcome.STORED:
+                pass  # a busy machine may be slower than _API_S
         task.cancel()
         await asyncio.wait([task])
 
@@ -491,7 +494,7 @@ def test_a_server_without_tls_is_told_no_password_where_tls_was_asked_for(tmp_pa
         url = server.url.replace("nats", scheme)
         link = Link(Access((url,), authorities, login=("me", "secret")), Terms(8 << 20, 1), said.append)
         task = asyncio.create_task(link.run(nothing))
-        await until(lambda: bool(said))
+        await until(lambda: "nats: secure connection not available" in said)
         task.cancel()
         await asyncio.wait([task])
 
@@ -499,7 +502,6 @@ def test_a_server_without_tls_is_told_no_password_where_tls_was_asked_for(tmp_pa
         tmp_path / "nats", "max_payload: 9MB\nauthorization { user: me, password: secret }\ntrace: true"
     ) as server:
         asyncio.run(run(server))
-    assert said[0] == "nats: secure connection not available"
     assert "CONNECT" not in (tmp_path / "nats" / "log").read_text()
 
 

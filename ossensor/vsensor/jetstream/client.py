@@ -31,6 +31,11 @@ class Client(nats.aio.client.Client):
         if (writer := self._writer) is not None:
             writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GIVEN_UP_MS)
 
+    def let_go(self) -> None:
+        """At its end, whatever that was: cancelled while it connects, nats-py leaves the connection open."""
+        if (writer := self._writer) is not None:
+            writer.transport.abort()
+
     @property
     def _writer(self) -> asyncio.StreamWriter | None:
         """There is no other way to the socket."""

@@ -67,6 +67,8 @@ class Consumer:
                 async with asyncio.timeout(_FETCH_S):
                     await self._link.until_good()
                 pull = await self._subscribe()
+                # Of a stream that was made anew, places begin anew; of the same one, what was put back comes again.
+                self._put_back = PutBack()
                 while not stopping():
                     await self._turn(pull)
             except TROUBLE as e:

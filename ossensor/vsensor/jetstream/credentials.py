@@ -16,9 +16,9 @@ from typing import Final
 # The server takes no CONNECT above 4 KiB unless it is told to (max_control_line); /dev/zero given by mistake ends here.
 MAX_BYTES: Final = 64 << 10
 # As nsc writes them. The tokens' alphabets are those of base64url (RFC 7515 section 2) and of base32; a user's seed
-# begins with SU, and has 58 letters (nkeys: two bytes of prefix, 32 of seed, two of checksum).
+# has 58 letters (nkeys: two bytes of prefix, 32 of seed, two of checksum), and SU and three bits more are the prefix.
 _JWT: Final = re.compile(r"^-{3,}BEGIN NATS USER JWT-{3,}\s+([\w-]+\.[\w-]+\.[\w-]+)\s", re.ASCII | re.MULTILINE)
-_SEED: Final = re.compile(r"^-{3,}BEGIN USER NKEY SEED-{3,}\s+(SU[A-Z2-7]{56})\s", re.ASCII | re.MULTILINE)
+_SEED: Final = re.compile(r"^-{3,}BEGIN USER NKEY SEED-{3,}\s+(SU[A-D][A-Z2-7]{55})\s", re.ASCII | re.MULTILINE)
 
 
 def read(path: str) -> str:

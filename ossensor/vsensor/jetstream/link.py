@@ -7,6 +7,7 @@ acknowledgement can rest on (terms.py).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -28,6 +29,7 @@ _PAUSE_S: Final = 1
 _CONNECT_S: Final = 5
 # The JetStream API's answers take an election, at worst: some seconds.
 _API_S: Final = 5.0
+_ASK_S: Final = 10.0
 # What nats-py raises for the world's doings.
 TROUBLE: Final = (NatsError, OSError, TimeoutError)
 
@@ -71,8 +73,8 @@ class Link:
         fault: it is waited for.
         """
         while True:
+            client = Client()
             try:
-                client = Client()
                 await client.connect(
                     **self._access.options,
                     name="ossensor",
@@ -100,12 +102,16 @@ class Link:
                     if client.is_connected and not self._changed.is_set():  # still the one that was looked at
                         self._good.set()
                         self._told(f"connected to {self._where()}, the stream is there")
-                        await self._changed.wait()
+                        # Asked, too: an error while nats-py sends what is left when it closes, and it tells nobody.
+                        while not client.is_closed and not self._changed.is_set():
+                            with contextlib.suppress(TimeoutError):
+                                await asyncio.wait_for(self._changed.wait(), _ASK_S)
             except TROUBLE as e:
                 self.complain(e)
             finally:
                 self._good.clear()
                 await self._close()
+                client.let_go()
             await asyncio.sleep(_PAUSE_S)
 
     async def _look(self) -> None:
@@ -146,7 +152,8 @@ class Link:
     async def _close(self) -> None:
         client, self._client = self._client, None
         if client is not None and not client.is_closed:
-            await client.close()
+            with contextlib.suppress(*TROUBLE):
+                await client.close()
 
     async def _on_error(self, error: Exception) -> None:
         self.complain(error)

@@ -18,6 +18,7 @@ let source = null;
 let timer = 0;
 let active_ms = 0;
 let heard_ms = 0;
+let retry = 0; // one at a time: each way to lose the connection asks for it
 
 function link(state, words) {
   const before = byId("link").dataset.state;
@@ -43,8 +44,13 @@ function listen() {
   source.onerror = () => {
     lost();
     // The browser tries again by itself after a connection that broke, and not after a status that was no 200.
-    if (source.readyState === EventSource.CLOSED) setTimeout(again, AGAIN_MS);
+    if (source.readyState === EventSource.CLOSED) later();
   };
+}
+
+function later() {
+  clearTimeout(retry);
+  retry = setTimeout(again, AGAIN_MS);
 }
 
 /** A connection that is dead and was not closed says nothing: a browser would show its last word for many minutes. */
@@ -54,7 +60,11 @@ function listenAnew() {
   listen();
 }
 setInterval(listenAnew, 1000);
-document.addEventListener("visibilitychange", () => opened && listen());
+document.addEventListener("visibilitychange", () => {
+  if (!opened) return;
+  link("live", ""); // what was shown last may be old
+  listen();
+});
 
 async function again() {
   if (!opened) return;
@@ -62,7 +72,7 @@ async function again() {
     if (await session()) listen();
     else end("The session has ended; log in again.");
   } catch {
-    setTimeout(again, AGAIN_MS);
+    later();
   }
 }
 
