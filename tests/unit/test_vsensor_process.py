@@ -350,23 +350,27 @@ def test_a_successor_proves_itself_with_the_certificate_that_was_renewed_beside_
     old, new = (certificate.ensure(tmp_path / name, "localhost") for name in ("old", "new"))
     with Process(tmp_path / "store", "--tls-cert", str(old.certificate), "--tls-key", str(old.key)) as process:
         listening = process.wait_for("listening")
-        ca = tmp_path / "ca.pem"
-        ca.write_bytes(new.certificate.read_bytes())
+        port = int(listening["address"].rpartition(":")[2])
+
+        def proof(wire: Wire) -> str:
+            try:
+                answer = wire.send(Signer(listening["address"]).registration(created_s=now()))
+            except OSError:  # by who shows the other one, or none yet
+                return ""
+            return answer.fields.get(FIELD_CERTIFICATE, "")
+
+        for pair, ca in ((old, tmp_path / "old.pem"), (new, tmp_path / "new.pem")):
+            ca.write_bytes(pair.certificate.read_bytes())
+        before = Wire(port, tmp_path / "old.pem")
+        assert eventually(lambda: proof(before) == old.sha256)
+        before.close()
         new.certificate.rename(old.certificate)  # the key is still on its way
         os.kill(process.wait_for("serving")["pid"], signal.SIGKILL)
         process.wait_for("restarting", 2)
         new.key.rename(old.key)
-        wire = Wire(int(listening["address"].rpartition(":")[2]), ca)
-
-        def proof() -> str:
-            try:
-                answer = wire.send(Signer(listening["address"]).registration(created_s=now()))
-            except OSError:  # by who shows the old one, or none yet
-                return ""
-            return answer.fields.get(FIELD_CERTIFICATE, "")
-
-        assert eventually(lambda: proof() == new.sha256)
-        wire.close()
+        after = Wire(port, tmp_path / "new.pem")
+        assert eventually(lambda: proof(after) == new.sha256)
+        after.close()
 
     lines = set(process.stderr.decode().splitlines())
     assert lines == {f"vsensor: certificate or key is unusable ({old.certificate}, {old.key}): KEY_VALUES_MISMATCH"}
