@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from held_line import held_line
 
 from ossensor.region import Region
+from ossensor.workers.lines import Line
 
 
 @pytest.fixture
@@ -17,3 +19,10 @@ def region() -> Iterator[Region]:
     yield memory
     memory.close()
     os.close(memory.fd)
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    """See held_line.py."""
+    with held_line() as held:
+        yield held

@@ -199,6 +199,9 @@ def test_whom_the_host_asks_for_names_now_is_spared(
     stub.write_text("")
     bench.attend("eth0")
     assert ended() == [2, 0]
+    upstream.write_text("nameserver 192.0.2.53\n")  # while the other is being written
+    bench.attend("eth0")
+    assert ended() == [0, 0]
 
 
 def test_observing_sends_nothing() -> None:

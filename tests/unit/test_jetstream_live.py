@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 from nats.js.api import ConsumerConfig
@@ -346,6 +348,36 @@ def test_a_consumer_that_somebody_removed_beside_it_is_made_again(
             return tally
 
     assert asyncio.run(run()) == {"stored": 2}
+
+
+def test_what_was_put_back_is_forgotten_with_the_subscription_that_it_came_by() -> None:
+    """Places of a stream made anew begin at 1: with one of the old stream's, no orphan was ever known again."""
+    link: Any = MagicMock(until_good=AsyncMock(), jetstream=MagicMock(pull_subscribe=AsyncMock()))
+    consumer = Consumer(link, MagicMock(), MagicMock(), "store", PARTITION, Counter())
+    consumer._put_back.put(5001, BatchId(STREAM, 7))
+    stops = iter([False, True, True])
+    asyncio.run(consumer.run(lambda: next(stops)))
+
+    assert not consumer._put_back
+
+
+def test_a_client_that_closed_without_a_word_is_followed_by_another(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nats-py's does when a server refuses it while it still sends: no callback is called."""
+    monkeypatch.setattr(link_module, "_ASK_S", 0.05)
+    said: list[str] = []
+
+    async def run() -> None:
+        link = Link(Access((server.url,)), Terms(8 << 20, 1), said.append)
+        task = asyncio.create_task(link.run(nothing))
+        await link.until_good()
+        link.client._status = client.Client.CLOSED
+        await until(lambda: len([line for line in said if line.startswith("connected to")]) == 2)
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(run())
 
 
 def test_a_message_that_no_vsensor_published_is_counted_and_taken_out(server: NatsServer, tmp_path: Path) -> None:

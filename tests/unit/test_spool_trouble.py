@@ -7,7 +7,6 @@ import os
 import queue
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,32 +14,11 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from ossensor.region import Commit, Region
-from ossensor.slots import Closing, Consumer, Pipes, Producer
-from ossensor.transport.compression import Advice
 from ossensor.transport.protocol import BatchId, Stream
 from ossensor.transport.window import Window
 from ossensor.workers.lines import Holdings, InSlot, Item, Line, stream_of
 from ossensor.workers.overflow import Overflow
 from ossensor.workers.spool import Written
-
-BATCHES = 3
-
-
-@pytest.fixture
-def line() -> Iterator[Line]:
-    """Three batches in four slots: one more than may wait there."""
-    region, pipes = Region.create(4, 4096), Pipes.create()
-    producer = Producer(region, pipes.ready_write, pipes.free_read)
-    for _ in range(BATCHES):
-        slot = producer.begin(bytes(16))
-        producer.commit(slot, Commit(8, 3, 1), 5, 6)
-        producer.publish(slot, Closing(8))
-    made = Line("eth0", Consumer(region, pipes.ready_read, pipes.free_write), [], Advice())
-    yield made
-    made.in_slots.clear()
-    pipes.close()
-    os.close(region.fd)
 
 
 @pytest.mark.parametrize("number,stays", [(errno.ENOSPC, ""), (errno.EIO, "Input/output error")])
@@ -69,6 +47,8 @@ def test_a_full_disk_is_trouble_until_nothing_has_to_go_there(
 
     name = next(iter(line.in_slots))  # the vSensor is back, and has the first
     line.consumer.settle(line.in_slots.pop(name).batch)
+    overflow.relieve(rescue=True)
+    assert overflow.trouble == os.strerror(number)  # all has to go there
     overflow.relieve(rescue=False)
     assert overflow.trouble == stays
 

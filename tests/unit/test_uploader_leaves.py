@@ -5,7 +5,6 @@ The next life sends that file, so its packets are spooled, and not lost with the
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +13,9 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from held_line import PACKETS
 
 from ossensor.errors import Exit
-from ossensor.region import Commit, Region
-from ossensor.slots import Closing, Consumer, Pipes, Producer
-from ossensor.transport.compression import Advice
 from ossensor.transport.window import Window
 from ossensor.workers import spool as spool_module
 from ossensor.workers import uploader as uploader_module
@@ -27,8 +24,6 @@ from ossensor.workers.lines import Holdings, Line
 from ossensor.workers.overflow import Overflow
 from ossensor.workers.uploader import Uploader
 
-PACKETS = 3
-BATCHES = 3
 HANGS_S = 90.0
 
 
@@ -52,21 +47,6 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     monkeypatch.setattr(spool_module, "sync_folder", made.sync_folder)
     yield made
     made.may_flush.set()
-
-
-@pytest.fixture
-def line() -> Iterator[Line]:
-    region, pipes = Region.create(4, 4096), Pipes.create()
-    producer = Producer(region, pipes.ready_write, pipes.free_read)
-    for _ in range(BATCHES):
-        slot = producer.begin(bytes(16))
-        producer.commit(slot, Commit(8, PACKETS, 1), 5, 6)
-        producer.publish(slot, Closing(8))
-    made = Line("eth0", Consumer(region, pipes.ready_read, pipes.free_write), [], Advice())
-    yield made
-    made.in_slots.clear()
-    pipes.close()
-    os.close(region.fd)
 
 
 def _uploader(line: Line, folder: Path) -> Uploader:
