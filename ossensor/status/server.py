@@ -170,11 +170,11 @@ class StatusServer:
             self._let_go(client)
         if self._listener is not None:
             self._listen(on=False)
-            self._listener.close()
-            self._listener = None
-            if not self._address.startswith("@"):
+            if not self._address.startswith("@"):  # while it listens: a successor leaves it alone, and has none there
                 with suppress(OSError):
                     os.unlink(self._address)  # noqa: PTH108  a socket, not a file
+            self._listener.close()
+            self._listener = None
 
 
 def _bind(listener: socket.socket, address: str) -> None:

@@ -209,16 +209,19 @@ class Store:
         # Before the answer, so that what a sensor was told is in the books. But the batch is stored whether its repeat
         # can be counted or not: an index that cannot be written is no reason to have it sent a third time.
         outcome = Outcome.PRESENT
+        error: OSError | sqlite3.Error | None = None
         try:
             self._index.insist_on_name()
             self._index.count_repeats(repeat.batch for repeat in repeats)
         except OSError as e:  # what says that it is stored is gone
-            self._complain(e)
-            outcome = Outcome.STORE_FAILED
+            outcome, error = Outcome.STORE_FAILED, e
         except sqlite3.Error as e:
-            self._complain(e)
+            error = e
+        news = error is not None and self._note_failure()
         for repeat in repeats:
             repeat.done.set_result(outcome)
+        if error is not None and news:
+            _say(error)
 
     def _turn(self, turn: Turn) -> None:
         if self._doubtful:
@@ -320,11 +323,13 @@ class Store:
                 key = (append.batch.stream.sensor, append.batch.stream.interface)
                 before = self._totals.get(key, Total(0, 0, ""))
                 self._totals[key] = Total(before.packets + row.packets, before.bytes + row.length, row.file)
+        # What an answer says holds before it is given: who hears "stored" may ask for our health next. What is said of
+        # it comes after, since nobody's answer may wait for whoever reads the log.
+        again, self._failing = self._failing, False
         for append, _, _ in written:
             append.done.set_result(Outcome.STORED)
         self._on_commit([row for _, row, _ in written])  # after the answers, which wait for nobody
-        if self._failing:
-            self._failing = False
+        if again:
             _log.warning("store: writing again")
 
     def _heal(self) -> None:
@@ -340,13 +345,19 @@ class Store:
             self._doubtful.pop()
 
     def _fail(self, appends: list[Append], error: OSError | sqlite3.Error) -> None:
+        news = self._note_failure()
         for append in appends:
             if not append.done.done():
                 append.done.set_result(Outcome.STORE_FAILED)
-        self._complain(error)
+        if news:
+            _say(error)
 
-    def _complain(self, error: OSError | sqlite3.Error) -> None:
+    def _note_failure(self) -> bool:
+        """Whether it is to be said: once for each outage, not once for each retry of each sensor."""
         self._failed_s = time.monotonic()
-        if not self._failing:  # once for each outage, not once for each retry of each sensor
-            self._failing = True
-            _log.error("store: cannot write: %s", error)
+        before, self._failing = self._failing, True
+        return not before
+
+
+def _say(error: OSError | sqlite3.Error) -> None:
+    _log.error("store: cannot write: %s", error)

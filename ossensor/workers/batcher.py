@@ -149,10 +149,14 @@ class Batcher:
 
     def _begin(self) -> pcapng.Section:
         # An odd version is a text half written: the old one serves for this section, and the next one looks again.
-        version = self._producer.region.filter_version
+        # One that is no longer what it was may have become another while it was read, and is of two filters then.
+        region = self._producer.region
+        version = region.filter_version
         if version != self._filter_version and (version % 2 == 0 or not self._prologue):
-            self._prologue = self._opening.prologue(self._producer.region.filter_text())
-            self._filter_version = version
+            text = region.filter_text()
+            if region.filter_version == version or not self._prologue:
+                self._prologue = self._opening.prologue(text)
+                self._filter_version = version
         self._slot = self._producer.begin(self._epoch)
         self._section = pcapng.Section.open(self._view(), self._prologue)
         self._packets = self._blocks = 0

@@ -177,6 +177,7 @@ def test_a_sensor_that_cannot_work_says_so_and_the_application_goes_on(
 
 def test_it_runs_with_net_raw_alone_on_a_root_that_it_cannot_write(task: Task) -> None:
     task.start_sensor()
+    task.wait_for("uploader ready")
     task.wait_for("capturing interface=eth1")
     pid = int(task.podman.inspect(task.sensor)["State"]["Pid"])
     fields = status(pid)

@@ -125,8 +125,9 @@ def test_in_mode_observe_nothing_happens_and_is_reported(site: Site) -> None:
     assert [pair.exchange() for _ in range(20)] == [True] * 20
     proc.eventually("it is reported", lambda: site.operator.counts().get("withheld", 0) > 0)
     assert {name for name in site.operator.counts() if name.startswith("sent")} == set()
-    told = json.loads((site.world.store / SENSOR_NAME / "introduction.json").read_text())
-    assert told["antigena"] == "observe"
+    introduction = site.world.store / SENSOR_NAME / "introduction.json"
+    proc.eventually("it has introduced itself", introduction.exists)
+    assert json.loads(introduction.read_text())["antigena"] == "observe"
     pair.close()
 
 

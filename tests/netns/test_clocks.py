@@ -53,12 +53,12 @@ def test_e3_a_clock_that_is_an_hour_off_and_then_set_again_and_again_costs_no_ba
     """The catalogue allows two failed requests; four links at once have four under way, so it has to be none."""
     clock = WallClock(tmp_path / "clock")
     clock.set(HOUR_S)
-    world.start_vsensor()
-    listens_s = int(time.time())
+    world.start_vsensor().wait_until_well()
+    serves_s = int(time.time())
     world.add_link(*LINKS)
     # It believes nothing that was signed in the second of its start or before, and a sensor may be one behind: both
     # tell the time in whole seconds.
-    proc.eventually("its start is two seconds ago", lambda: int(time.time()) > listens_s + 1)
+    proc.eventually("its start is two seconds ago", lambda: int(time.time()) > serves_s + 1)
     changes = {**clock.variables, "OSSENSOR_DEBUG": SEND_LEVEL, **unread_for(40)}
     sensor = world.start_sensor(*LINKS, changes=changes)
     senders = [world.sender(link, per_second=1000) for link in LINKS]

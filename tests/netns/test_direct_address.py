@@ -60,6 +60,7 @@ class Balanced:
         """The vSensor at that address; it says that it is there."""
         vsensor = self.world.start_vsensor(host, store=self.stores[host], tls=tls, options=options)
         proc.eventually(f"the vSensor at {host} listens", lambda: self._listens(host))
+        vsensor.wait_until_well()  # else a sensor may lose patience with its first connection, and there are two
         return vsensor
 
     def connections(self) -> dict[str, int]:

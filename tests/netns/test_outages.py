@@ -283,6 +283,7 @@ def test_a_full_disk_is_told_and_costs_nothing_that_memory_can_hold(world: World
     proc.eventually("whole files alone", whole_files)
     world.start_vsensor()
     proc.eventually("all is stored", lambda: world.holds("cap0", COUNT))
+    proc.eventually("it has heard so", lambda: world.sensor.run("ls", str(folder)) == "")
     assert sensor.terminate()[0] == 0
     books = _books(sensor)
 

@@ -89,8 +89,7 @@ def _audit(*stores: Path) -> list[dict[str, Any]]:
 
 def test_a_vsensor_in_front_of_a_cluster_is_a_receiver_as_the_protocol_wants_it(world: World) -> None:
     cluster = Cluster(world)
-    world.start_vsensor(store=world.folder / "own", options=("--jetstream", cluster.urls))
-    proc.eventually("the stream is there", cluster.stream)
+    world.start_vsensor(store=world.folder / "own", options=("--jetstream", cluster.urls)).wait_until_well()
     tests = Path(__file__).parents[1] / "conformance"
     argv = ("-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), "--receiver", f"https://{HOSTS[0]}:{PORT}")
 

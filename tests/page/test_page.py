@@ -205,11 +205,13 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(live: Page, site: Site)
 
 def test_the_page_says_so_when_the_vsensor_is_gone_and_goes_on_when_it_is_back(site: Site, live: Page) -> None:
     """SIGKILL of the serving process; the next one knows no session."""
-    os.kill(site.process.all("serving")[-1]["pid"], signal.SIGKILL)
+    before = site.process.all("serving")
+    os.kill(before[-1]["pid"], signal.SIGKILL)
     live.wait("!document.querySelector('#login').hidden")
 
     assert live.text("#login-fault") == "The session has ended; log in again."
     log_in(live)
+    site.process.wait_for("serving", len(before) + 1)  # for the tests that ask for its pid
     assert [c for c in live.complaints() if not any(w in c for w in ("401", "Failed to load", "ERR_"))] == []
 
 

@@ -7,12 +7,12 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from test_vsensor_kit import Signer, Wire, rows
+from test_vsensor_kit import Signer, Wire, fresh, rows
 from test_vsensor_kit_process import Process
 
 from ossensor.transport.protocol import Outcome, introduction_path
@@ -105,10 +105,10 @@ def test_a_vsensor_whose_lines_nobody_reads_stores_and_answers_and_says_them_lat
         told = json.dumps({"task": {f"label-{number}": "x" * 500 for number in range(24)}}).encode()
         # Each is a line of 12 KiB, and the pipe takes 64.
         outcomes = [
-            wire.send(signer.registration(told, target=introduction_path(name), created_s=int(time.time()) + 2)).outcome
+            fresh(wire.send, partial(signer.registration, told, target=introduction_path(name))).outcome
             for name in names
         ]
-        outcomes.append(wire.send(signer.message(created_s=int(time.time()) + 2)).outcome)
+        outcomes.append(fresh(wire.send, signer.message).outcome)
         wire.close()
         assert outcomes == [Outcome.REGISTERED] * 30 + [Outcome.STORED]
         vsensor.goes_on.set()

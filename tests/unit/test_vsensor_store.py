@@ -182,6 +182,29 @@ def test_a_flush_waits_for_what_is_on_its_way_and_for_nothing_else(
     assert groups == [[0], [1], [2, 3]]
 
 
+def test_who_is_answered_finds_the_store_as_the_answer_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    found = []
+    with opened(tmp_path) as store:
+
+        def ask(sequence: int) -> None:
+            asked = append(sequence)
+            # Called in the writer's thread amid the answer: nothing that comes after it has been done.
+            asked.done.add_done_callback(
+                lambda done: found.append((done.result(), store.failed_within(1e9), len(store.totals())))
+            )
+            store.append(asked).result(120)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Files, "write", full)
+            ask(0)
+        ask(0)
+
+    assert found == [(Outcome.STORE_FAILED, True, 0), (Outcome.STORED, False, 1)]
+
+
 def test_a_repeat_is_present_and_stored_once(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         outcomes = put(store, 0, 0, 1, 0)

@@ -108,13 +108,13 @@ class Sink:
         data = bytes(append.section if append.packed is None else append.packed)
         answer = await self._publish(append.batch, message.headers(append), data)
         outcome = _outcome(answer)
-        if outcome.acknowledged:
-            self._advance(append.batch, append.floor)
-            await self._tell(append.batch)
         if outcome is Outcome.STORED:
             key = (append.batch.stream.sensor, append.batch.stream.interface)
             before_that = self._totals.get(key, Total(0, 0, ""))
             self._totals[key] = Total(before_that.packets + append.packets, before_that.bytes + len(append.section), "")
+        if outcome.acknowledged:  # counted by now: others act on what they are told, and a stop may cancel the telling
+            self._advance(append.batch, append.floor)
+            await self._tell(append.batch)
         return outcome
 
     async def _publish(self, batch: BatchId, headers: dict[str, str], data: bytes) -> PubAck | APIError | None:

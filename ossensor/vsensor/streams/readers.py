@@ -86,8 +86,8 @@ class Readers:
     def join(self, connection: socket.socket, peer: str) -> Reader | None:
         """The new reader; None when there are enough, and the connection is closed."""
         if len(self.all) >= self._most:
-            connection.close()
             self._books.add(Count.READERS_REFUSED, 1)
+            connection.close()
             return None
         reader = Reader(connection, peer, self._file.prologue())
         self.all.append(reader)

@@ -216,6 +216,16 @@ class Sensor(Program):
         return pid
 
 
+_HEALTH = """
+import http.client, ssl, sys
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+connection = http.client.HTTPSConnection(sys.argv[1], int(sys.argv[2]), context=context, timeout=60)
+connection.request("GET", "/healthz")
+print(connection.getresponse().status)
+"""
+
+
 class VSensor(Program):
     """`ossensor vsensor` inside a namespace; constructed once it listens."""
 
@@ -237,6 +247,11 @@ class VSensor(Program):
         if not proc.happened(lambda: namespace.listens(port) or not self.running(), proc.HANGS_S):
             self.close()  # whoever constructs it has nothing to end it by
         assert self.running(), self.tail()
+        self._namespace, self._asking = namespace, (sys.executable, "-c", _HEALTH, host, str(port))
+
+    def wait_until_well(self) -> None:
+        """Returns once it answers that it is well. It listens from before there is anybody to answer."""
+        proc.eventually("the vSensor is well", lambda: self._namespace.run(*self._asking) == "200\n")
 
     def kill_server(self) -> None:
         """Kills the serving child, and returns once its keeper has started another."""
