@@ -296,11 +296,12 @@ class Region:
     def set_filter_text(self, text: str) -> None:
         """What sections name as their filter from now on; cut to what the page holds."""
         data = text.encode("utf-8", "replace")[:_FILTER_BYTES]
-        version = self.control(Control.FILTER_VERSION)
-        self.set_control(Control.FILTER_VERSION, version + 1)
+        # Odd while it is written; it is odd already where a supervisor was killed in the middle.
+        version = self.control(Control.FILTER_VERSION) | 1
+        self.set_control(Control.FILTER_VERSION, version)
         self._bytes[_FILTER_AT : _FILTER_AT + len(data)] = data
         self.set_control(Control.FILTER_LENGTH, len(data))
-        self.set_control(Control.FILTER_VERSION, version + 2)
+        self.set_control(Control.FILTER_VERSION, version + 1)
 
     @property
     def filter_version(self) -> int:

@@ -125,6 +125,8 @@ class Store:
         self._failing = False
         self._failed_s = -math.inf
         self._began_s = -math.inf  # the newest group
+        # Said when the group is answered: nobody's answer waits for whoever reads the log.
+        self._unsaid: list[tuple[int, str]] = []
         # To be set before the start; may be asked at any time, from the writer's thread.
         self.coming: Callable[[], int] = lambda: 0  # how many appends are known to be on their way
         self._lock = threading.Lock()
@@ -203,25 +205,25 @@ class Store:
         for turn in going:
             if isinstance(turn, Turn):
                 self._turn(turn)
+        for level, line in self._unsaid:
+            _log.log(level, line)
+        self._unsaid.clear()
         return taken[-1] is not None
 
     def _count(self, repeats: list[Repeat]) -> None:
         # Before the answer, so that what a sensor was told is in the books. But the batch is stored whether its repeat
         # can be counted or not: an index that cannot be written is no reason to have it sent a third time.
         outcome = Outcome.PRESENT
-        error: OSError | sqlite3.Error | None = None
         try:
             self._index.insist_on_name()
             self._index.count_repeats(repeat.batch for repeat in repeats)
         except OSError as e:  # what says that it is stored is gone
-            outcome, error = Outcome.STORE_FAILED, e
+            self._complain(e)
+            outcome = Outcome.STORE_FAILED
         except sqlite3.Error as e:
-            error = e
-        news = error is not None and self._note_failure()
+            self._complain(e)
         for repeat in repeats:
             repeat.done.set_result(outcome)
-        if error is not None and news:
-            _say(error)
 
     def _turn(self, turn: Turn) -> None:
         if self._doubtful:
@@ -323,14 +325,13 @@ class Store:
                 key = (append.batch.stream.sensor, append.batch.stream.interface)
                 before = self._totals.get(key, Total(0, 0, ""))
                 self._totals[key] = Total(before.packets + row.packets, before.bytes + row.length, row.file)
-        # What an answer says holds before it is given: who hears "stored" may ask for our health next. What is said of
-        # it comes after, since nobody's answer may wait for whoever reads the log.
-        again, self._failing = self._failing, False
+        # What an answer says holds before it is given: who hears "stored" may ask for our health next.
+        if self._failing:
+            self._failing = False
+            self._unsaid.append((logging.WARNING, "store: writing again"))
         for append, _, _ in written:
             append.done.set_result(Outcome.STORED)
         self._on_commit([row for _, row, _ in written])  # after the answers, which wait for nobody
-        if again:
-            _log.warning("store: writing again")
 
     def _heal(self) -> None:
         """Before anything new: no failed commit can come back, and files end at their committed length again."""
@@ -345,19 +346,13 @@ class Store:
             self._doubtful.pop()
 
     def _fail(self, appends: list[Append], error: OSError | sqlite3.Error) -> None:
-        news = self._note_failure()
+        self._complain(error)
         for append in appends:
             if not append.done.done():
                 append.done.set_result(Outcome.STORE_FAILED)
-        if news:
-            _say(error)
 
-    def _note_failure(self) -> bool:
-        """Whether it is to be said: once for each outage, not once for each retry of each sensor."""
+    def _complain(self, error: OSError | sqlite3.Error) -> None:
         self._failed_s = time.monotonic()
-        before, self._failing = self._failing, True
-        return not before
-
-
-def _say(error: OSError | sqlite3.Error) -> None:
-    _log.error("store: cannot write: %s", error)
+        if not self._failing:  # once for each outage, not once for each retry of each sensor
+            self._failing = True
+            self._unsaid.append((logging.ERROR, f"store: cannot write: {error}"))

@@ -269,33 +269,36 @@ def test_a_section_names_the_filter_that_held_when_it_was_begun(queue: Queue) ->
     assert [len(list(pcapng.packets(s))) for s in sections] == [1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    "before, meanwhile",
+    [pytest.param("tcp port 80", b"tcp port 80", id="a later section"), pytest.param("", None, id="the first")],
+)
 def test_a_filter_that_is_replaced_while_it_is_read_is_named_by_no_section(
-    queue: Queue, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, before: str, meanwhile: bytes | None
 ) -> None:
     batcher = queue.batcher()
-    queue.region.set_filter_text("tcp port 80")
-    add(batcher, packet(0, 20))
-    batcher.publish()
-    queue.region.set_filter_text("udp port 53")
+    if before:
+        queue.region.set_filter_text(before)
+        add(batcher, packet(0, 20))
+        batcher.publish()
+        queue.consumer.settle(queue.consumer.listen()[0])
 
     def torn(region: Region) -> str:
         region.set_filter_text("tcp port 443")
         return "udp port 443"
 
     with monkeypatch.context() as replacing:
+        queue.region.set_filter_text("udp port 53")
         replacing.setattr(Region, "filter_text", torn)
         add(batcher, packet(1, 20))
         batcher.publish()
     add(batcher, packet(2, 20))
     batcher.publish()
-    sections = [options(queue.section(batch)) for batch in queue.consumer.listen()]
+    first, second = (options(queue.section(batch)) for batch in queue.consumer.listen())
 
-    named = [b"tcp port 80", b"udp port 53", b"udp port 443", b"tcp port 443"]
-    assert [[text for text in named if text in section] for section in sections] == [
-        [b"tcp port 80"],
-        [b"tcp port 80"],
-        [b"tcp port 443"],
-    ]
+    texts = [b"tcp port 80", b"udp port 53", b"udp port 443", b"tcp port 443"]
+    assert [text for text in texts if text in first] == ([meanwhile] if meanwhile else [])
+    assert [text for text in texts if text in second] == [b"tcp port 443"]
 
 
 def test_the_kernels_counts_close_the_section(queue: Queue) -> None:

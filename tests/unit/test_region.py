@@ -111,6 +111,14 @@ def test_a_filters_text_is_cut_to_what_the_page_holds_and_each_has_a_version_of_
     assert versions == [0, 2, 4, 6]
 
 
+def test_a_filters_version_is_even_again_after_a_writer_that_was_killed_in_the_middle(region: Region) -> None:
+    region.set_filter_text("tcp")
+    region.set_control(Control.FILTER_VERSION, region.filter_version + 1)  # where it was killed
+    region.set_filter_text("udp")
+
+    assert (region.filter_text(), region.filter_version) == ("udp", 4)
+
+
 def test_whether_the_epoch_ends_is_told_and_the_next_one_does_not(region: Region) -> None:
     told = [region.ending]
     for on in (True, False, True):

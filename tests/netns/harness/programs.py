@@ -221,8 +221,11 @@ import http.client, ssl, sys
 context = ssl.create_default_context()
 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 connection = http.client.HTTPSConnection(sys.argv[1], int(sys.argv[2]), context=context, timeout=60)
-connection.request("GET", "/healthz")
-print(connection.getresponse().status)
+try:
+    connection.request("GET", "/healthz")
+    print(connection.getresponse().status)
+except (OSError, http.client.HTTPException) as e:
+    print(e)
 """
 
 
