@@ -307,9 +307,12 @@ class Region:
     def filter_version(self) -> int:
         return self.control(Control.FILTER_VERSION)
 
-    def filter_text(self) -> str:
+    def filter_text(self) -> tuple[int, str] | None:
+        """Its version and what it is; None while it is being written, or where it was replaced while it was read."""
+        version = self.filter_version
         length = min(self.control(Control.FILTER_LENGTH), _FILTER_BYTES)
-        return str(self._bytes[_FILTER_AT : _FILTER_AT + length], "utf-8", "replace")
+        text = str(self._bytes[_FILTER_AT : _FILTER_AT + length], "utf-8", "replace")
+        return (version, text) if version % 2 == 0 and self.filter_version == version else None
 
     def kernel_counts(self) -> tuple[int, int]:
         return self.control(Control.RECEIVED), self.control(Control.KERNEL_DROPS)

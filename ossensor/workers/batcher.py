@@ -148,15 +148,13 @@ class Batcher:
         self._last_ns = max(self._last_ns, last_ns) if self._packets else last_ns
 
     def _begin(self) -> pcapng.Section:
-        # An odd version is a text half written, and one that has changed is a text that was replaced while it was read:
-        # the old text serves for this section, or none where there is no old one, and the next section looks again.
+        # While a filter is being written, the old one serves for this section, or none where there is no old one; the
+        # next section looks again.
         region = self._producer.region
-        version = region.filter_version
-        if version != self._filter_version:
-            text = region.filter_text()
-            if version % 2 == 0 and region.filter_version == version:
+        if region.filter_version != self._filter_version:
+            if (written := region.filter_text()) is not None:
+                self._filter_version, text = written
                 self._prologue = self._opening.prologue(text)
-                self._filter_version = version
             elif not self._prologue:
                 self._prologue = self._opening.prologue("")
         self._slot = self._producer.begin(self._epoch)

@@ -107,16 +107,29 @@ def test_a_filters_text_is_cut_to_what_the_page_holds_and_each_has_a_version_of_
         region.set_filter_text(text)
         versions.append(region.filter_version)
 
-        assert region.filter_text() == held
+        assert region.filter_text() == (versions[-1], held)
     assert versions == [0, 2, 4, 6]
 
 
-def test_a_filters_version_is_even_again_after_a_writer_that_was_killed_in_the_middle(region: Region) -> None:
+def test_a_filters_text_is_read_again_after_a_writer_that_was_killed_in_the_middle(region: Region) -> None:
     region.set_filter_text("tcp")
     region.set_control(Control.FILTER_VERSION, region.filter_version + 1)  # where it was killed
+    torn = region.filter_text()
     region.set_filter_text("udp")
 
-    assert (region.filter_text(), region.filter_version) == ("udp", 4)
+    assert (torn, region.filter_text()) == (None, (4, "udp"))
+
+
+def test_a_filters_text_that_is_replaced_while_it_is_read_is_not_told(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    region.set_filter_text("tcp")
+    seen = iter([2, 4])
+    with monkeypatch.context() as replaced:
+        replaced.setattr(Region, "filter_version", property(lambda _: next(seen)))
+        torn = region.filter_text()
+
+    assert (torn, region.filter_text()) == (None, (2, "tcp"))
 
 
 def test_whether_the_epoch_ends_is_told_and_the_next_one_does_not(region: Region) -> None:
