@@ -96,6 +96,25 @@ def test_a_connection_whose_silence_proves_nothing_is_asked_about_and_stays_unco
     assert one.report() == {"a": Tally(matched=1, unconfirmed=1, sent=both, asked=both)}
 
 
+def test_where_packets_passed_unseen_a_connection_that_fell_silent_is_asked_about() -> None:
+    """The like of the one that counts as closed above."""
+    one = enforcer(EXACT)
+    one.process(TALK.packet("PA", 1000, 7000, 10), 1)
+    one.overlooked(1)
+
+    assert len(one.judge(1 + QUIET_S)) == 2
+    assert one.report()["a"].closed == 0
+
+
+def test_what_could_not_be_sent_is_counted_as_unsent_and_not_as_sent() -> None:
+    one = enforcer(EXACT)
+    here, there = one.process(TALK.packet(), 1)
+    one.unsent(there)
+
+    refused = Counter({Refusal.UNSENT: 1})
+    assert one.report() == {"a": Tally(matched=1, sent=Counter([here.side]), refused=refused)}
+
+
 def test_nothing_is_asked_for_an_order_that_is_over() -> None:
     one = enforcer(block(source={"network": "10.0.0.1"}, expires_s=3))
     one.process(TALK.packet("A", payload=0), 2)
