@@ -174,7 +174,7 @@ wheel: system $(VENV)/.pypcap  ## dist/: the wheel of ossensor, and of pypcap wh
 	@for w in $(VENV)/wheels/*.whl; do [ ! -e "$$w" ] || cp "$$w" dist/; done
 	@ls dist
 
-audit: $(VENV)/bin/python  ## known vulnerabilities in what the images are made of; SECURITY.md says what was found
+audit: $(VENV)/bin/python  ## known vulnerabilities in what the images are made of
 	@mkdir -p .run && "$(PYTHON)" -m venv .run/audit && .run/audit/bin/pip install -qq pip-audit
 	@for list in requirements requirements-vsensor requirements-build; do \
 	  .run/audit/bin/pip-audit --strict --require-hashes --disable-pip -r deploy/$$list.txt || exit 1; done
